@@ -27,10 +27,8 @@ ParallelKitError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
-from typing import TypeVar
-
-_E = TypeVar("_E", bound=Exception)
 
 
 class ParallelKitError(Exception):
@@ -163,8 +161,8 @@ class TaskTimeout(TaskError, TimeoutError):
 class RemoteErrors(ParallelKitError, ExceptionGroup[Exception]):
     """Several tasks failed: ``except*`` and ``.exceptions`` give each error as itself."""
 
-    def derive(self, excs: object) -> RemoteErrors:
-        return RemoteErrors(self.message, excs)  # type: ignore[arg-type]  # ExceptionGroup hands over its own sequence
+    def derive(self, excs: Sequence[Exception]) -> RemoteErrors:  # type: ignore[override]  # its errors are never bare
+        return RemoteErrors(self.message, excs)
 
 
 class InternalError(ParallelKitError):

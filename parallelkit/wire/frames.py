@@ -15,8 +15,10 @@ Buffer: TypeAlias = Any
 
 #: First byte of every header. A peer of another protocol is told so instead of being misread.
 VERSION = bytes([m.PROTOCOL])
-#: A header carries a whole batch with its small payloads; this bounds what a peer can make us parse.
-MAX_HEADER = 64 << 20
+#: A header carries a whole batch with its small payloads and functions; this bounds what a peer can make us parse.
+MAX_HEADER = 256 << 20
+#: A payload up to this size travels inside its record, a larger one as the first of the record's frames.
+INLINE = 16 << 10
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -73,6 +75,20 @@ def take(frames: Sequence[Buffer], counts: Sequence[int]) -> list[Sequence[Buffe
         runs.append(frames[position : position + count])
         position += count
     return runs
+
+
+def pack(data: bytes, buffers: Sequence[Buffer]) -> tuple[bytes, list[Buffer]]:
+    """A payload as (what goes into the record, the record's frames)."""
+    if len(data) <= INLINE:
+        return data, list(buffers)
+    return b"", [data, *buffers]
+
+
+def unpack(payload: bytes, frames: Sequence[Buffer]) -> tuple[Buffer, Sequence[Buffer]]:
+    """What :func:`pack` was given: (data, buffers)."""
+    if payload or not frames:
+        return payload, frames
+    return frames[0], frames[1:]
 
 
 def to_ranges(numbers: Sequence[int]) -> list[m.Range]:

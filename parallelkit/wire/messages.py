@@ -199,6 +199,10 @@ class Goodbye(Message, tag=2):
     reason: str = ""
 
 
+class Introduce(Message, tag=3):
+    """The hub does not know this peer (it has been restarted): say hello again, then the inventory."""
+
+
 # ------------------------------------------------------------------------------------------------- client ↔ hub
 
 
@@ -473,6 +477,6 @@ FROM_CLIENT = (
 FROM_ENGINE = (EngineHello, EngineBeat, Replies, EngineOutput, Returned, NeedFunctions, Goodbye)
 FROM_NODE = (NodeHello, NodeBeat, EngineExited, Goodbye)
 FROM_HUB = (
-    Refused, Goodbye, ClientWelcome, HubBeat, NeedFunctions, Functions, Results, Output, Roster, Answer,
+    Refused, Goodbye, Introduce, ClientWelcome, HubBeat, NeedFunctions, Functions, Results, Output, Roster, Answer,
     EngineWelcome, Assign, Recall, Interrupt, Acknowledged, Resend, NodeWelcome, NodeStart, NodeSignal, NodeStop,
 )  # fmt: skip
