@@ -1,3 +1,62 @@
-"""Interactive parallel computing in Jupyter."""
+"""Interactive parallel computing in Jupyter: a notebook as big as your machines.
+
+>>> import parallelkit as pk
+>>> rc = pk.connect()                   # joins the running default cluster, or starts one on this machine
+>>> view = rc.load_balanced_view()
+>>> view.map_sync(score, items)
+
+Importing this package loads none of its parts; each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+#: Public names and the modules they live in.
+_HOMES = {
+    "AsyncResult": "parallelkit.client.results",
+    "AsyncMapResult": "parallelkit.client.mapping",
+    "Client": "parallelkit.client.client",
+    "DirectView": "parallelkit.client.direct",
+    "LoadBalancedView": "parallelkit.client.balanced",
+    "Reference": "parallelkit.wire.payload",
+    "Cluster": "parallelkit.cluster.cluster",
+    "connect": "parallelkit.cluster.connect",
+    "errors": "parallelkit.errors",
+}
+
+__all__ = [*_HOMES, "__version__", "load_ipython_extension"]
+
+if TYPE_CHECKING:
+    from parallelkit import errors as errors
+    from parallelkit.client.balanced import LoadBalancedView as LoadBalancedView
+    from parallelkit.client.client import Client as Client
+    from parallelkit.client.direct import DirectView as DirectView
+    from parallelkit.client.mapping import AsyncMapResult as AsyncMapResult
+    from parallelkit.client.results import AsyncResult as AsyncResult
+    from parallelkit.cluster.cluster import Cluster as Cluster
+    from parallelkit.cluster.connect import connect as connect
+    from parallelkit.wire.payload import Reference as Reference
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'parallelkit' has no attribute {name!r}")
+    module = importlib.import_module(home)
+    value = module if home.endswith(f".{name}") and name == "errors" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_HOMES))
+
+
+def load_ipython_extension(ip: Any) -> None:
+    """``%load_ext parallelkit``: the cell magics."""
+    magics = importlib.import_module("parallelkit.jupyter.magics")
+    magics.load(ip)

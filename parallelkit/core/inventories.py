@@ -73,7 +73,7 @@ class Inventories:
             task.engine = engine
             return None
         if task.attempt == attempt and task.state is TaskState.ASSIGNED and task.engine is engine:
-            return None
+            return Resend if stage == FINISHED else None  # replies go before beats: this one was lost
         if stage == FINISHED:
             # Not wanted any more, or wanted after all: a result that comes late is still a result.
             return Release if task.state is TaskState.DELIVERED else Resend

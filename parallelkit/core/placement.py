@@ -138,10 +138,10 @@ class Placement:
             unstarted = [task for task in list(engine.assigned.values())[1:] if self._can_move(task)]
             if not unstarted:
                 continue
-            if max(engine.ahead - engine.oldest().estimate, now - engine.progress) >= RECALL_AFTER:
+            due = engine.progress + RECALL_AFTER
+            if now >= due or engine.ahead - engine.oldest().estimate >= RECALL_AFTER:
                 engine.recalling = True
                 return [Recall(engine.incarnation, [task.attempt for task in unstarted[len(unstarted) // 2 :]])]
-            due = engine.progress + RECALL_AFTER
             wake = due if wake is None else min(wake, due)
         return [] if wake is None else [WakeAt(wake)]
 

@@ -11,31 +11,35 @@ from parallelkit.core.tasks import Task, TaskState
 class Lane:
     """Tasks of one session that may run on the same engines: highest priority first, then in order.
 
-    A task that left READY (cancelled, or an old result came in) stays in its queue and is passed over when its
-    turn comes: removing it from the middle would cost the length of the queue.
+    A task that left READY otherwise (cancelled, or found at an engine) keeps its place and is passed over when its
+    turn comes: removing it from the middle would cost the length of the queue. The ticket tells such a place from
+    the one that the task has when it is queued again.
     """
 
     __slots__ = ("_levels", "_queues", "targets")
 
     def __init__(self, targets: tuple[int, ...]) -> None:
         self.targets = targets
-        self._queues: dict[int, deque[Task]] = {}
+        self._queues: dict[int, deque[tuple[Task, int]]] = {}
         self._levels: list[int] = []  # priorities in use, highest first
 
     def append(self, task: Task) -> None:
-        self._queue(task.priority).append(task)
+        task.ticket += 1
+        self._queue(task.priority).append((task, task.ticket))
 
     def append_first(self, task: Task) -> None:
         """Put back one that had been taken: it goes before those that never were."""
-        self._queue(task.priority).appendleft(task)
+        task.ticket += 1
+        self._queue(task.priority).appendleft((task, task.ticket))
 
     def head(self) -> Task | None:
         """The next READY task; it stays."""
         while self._levels:
             queue = self._queues[self._levels[0]]
             while queue:
-                if queue[0].state is TaskState.READY:
-                    return queue[0]
+                task, ticket = queue[0]
+                if ticket == task.ticket and task.state is TaskState.READY:
+                    return task
                 queue.popleft()
             del self._queues[self._levels.pop(0)]
         return None
@@ -45,10 +49,11 @@ class Lane:
         self._queues[self._levels[0]].popleft()
 
     def tasks(self) -> Iterable[Task]:
+        """Those that have a place, in no order."""
         for queue in self._queues.values():
-            yield from queue
+            yield from (task for task, ticket in queue if ticket == task.ticket)
 
-    def _queue(self, priority: int) -> deque[Task]:
+    def _queue(self, priority: int) -> deque[tuple[Task, int]]:
         queue = self._queues.get(priority)
         if queue is None:
             queue = self._queues[priority] = deque()

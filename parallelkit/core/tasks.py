@@ -76,7 +76,7 @@ class Task:
 
     __slots__ = (
         "attempt", "cancelled", "cargo", "engine", "estimate", "number", "retries", "runs",
-        "seq", "session", "since", "state", "target", "verdict", "work",
+        "seq", "session", "since", "state", "target", "ticket", "verdict", "work",
     )  # fmt: skip
 
     def __init__(self, session: Session, seq: int, work: Work, cargo: object, target: int = -1) -> None:
@@ -101,6 +101,8 @@ class Task:
         #: When it got into its state; kept for DELIVERED only.
         self.since = 0.0
         self.cancelled = False
+        #: Number of its last place in a queue.
+        self.ticket = 0
         #: (outcome, reason) when the hub itself ended it.
         self.verdict: tuple[int, str] | None = None
 

@@ -60,6 +60,10 @@ class Outbox:
     def release(self, incarnation: bytes, attempts: Iterable[int]) -> None:
         self._released.setdefault(incarnation, []).extend(attempts)
 
+    def take_released(self, incarnation: bytes) -> list[int]:
+        """What this engine may forget and has not been told of."""
+        return self._released.pop(incarnation, [])
+
     @property
     def has_released(self) -> bool:
         return bool(self._released)
@@ -82,7 +86,7 @@ class Outbox:
 
     def _send_assignment(self, port: Port, incarnation: bytes, batch: _Assignment) -> None:
         functions = self._functions.for_engine(incarnation, batch.digests)
-        released = self._released.pop(incarnation, [])
+        released = self.take_released(incarnation)
         batches = [m.Batch(session, records) for session, records in batch.sessions.items()]
         frames = [frame for session in batch.sessions for frame in batch.frames.get(session, ())]
         message = m.Assign(self._epoch, batch.number, batches, functions, released)

@@ -200,6 +200,8 @@ class HubService:
             inventory = [(held.session, held.attempts) for held in message.inventory]
             received = message.received if message.epoch == self._epoch else 0
             self.handle(e.EngineReported(peer[1:], received, inventory))
+            # Every beat is answered, so that an idle engine knows that its hub lives.
+            self.port.send(peer, m.Acknowledged(self._outbox.take_released(peer[1:])))
 
     def _replies(self, peer: bytes, message: m.Replies, frames: Sequence[Buffer]) -> None:
         if not self._knows_engine(peer):
