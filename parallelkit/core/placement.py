@@ -106,10 +106,11 @@ class Placement:
         for engine in touched:
             self._file(engine)
         share = self._share()
-        if self.targeted and touched:  # only these engines can have become eligible; idle ones first
+        if self.targeted and touched:  # for those, only engines that changed are looked at
+            # What can run anywhere is left to the idle ones below: else work that was asked back would return at once.
             fair = max(share, -(-self.targeted // len(touched)))
             for engine in sorted(touched, key=lambda engine: bool(engine.assigned)):
-                chosen.append((engine, self._fill(engine, fair, now)))
+                chosen.append((engine, self._fill(engine, fair, now, only_targeted=True)))
                 self._file(engine)
         while self.anywhere:
             group = self._idle or self._hungry
@@ -166,10 +167,10 @@ class Placement:
         running = engine.oldest().estimate
         return running <= LONG and engine.ahead - running < self.prefetch and len(engine.assigned) < MAX_AHEAD
 
-    def _fill(self, engine: Engine, limit: int, now: float) -> list[Task]:
+    def _fill(self, engine: Engine, limit: int, now: float, *, only_targeted: bool = False) -> list[Task]:
         tasks: list[Task] = []
         while len(tasks) < limit and self.fair:
-            found = self._next_for(engine)
+            found = self._next_for(engine, only_targeted)
             if found is None:
                 break
             lane, task = found
@@ -187,9 +188,9 @@ class Placement:
             tasks.append(task)
         return tasks
 
-    def _next_for(self, engine: Engine) -> tuple[Lane, Task] | None:
+    def _next_for(self, engine: Engine, only_targeted: bool) -> tuple[Lane, Task] | None:
         for session in self.fair.order():
-            found = session.head_for(engine.id)
+            found = session.head_for(engine.id, only_targeted)
             if found is not None:
                 return found
         return None

@@ -88,11 +88,11 @@ class Session:
             lane = self.lanes[key] = Lane(key)
         return lane
 
-    def head_for(self, engine_id: int) -> tuple[Lane, Task] | None:
-        """The task that this session would run next on that engine."""
+    def head_for(self, engine_id: int, only_targeted: bool = False) -> tuple[Lane, Task] | None:
+        """The task that this session would run next on that engine; if asked so, of those that name their engines."""
         best: tuple[Lane, Task] | None = None
         for lane in self.lanes.values():
-            if lane.targets and engine_id not in lane.targets:
+            if engine_id not in lane.targets if lane.targets else only_targeted:
                 continue
             task = lane.head()
             if task is not None and (best is None or (-task.priority, task.seq) < (-best[1].priority, best[1].seq)):

@@ -214,7 +214,7 @@ class State:
 
     def _move(self, task: Task, to: TaskState, now: float, why: str) -> None:
         if to not in TRANSITIONS[task.state]:
-            raise InternalError(f"{task} cannot become {to.value} ({why}): {self.story(task.session.id, task.seq)}")
+            raise InternalError(f"{task} cannot become {to} ({why}): {self.story(task.session.id, task.seq)}")
         self._story.append(Line(now, task.session.id, task.seq, to, why))
         task.state = to
 

@@ -7,7 +7,7 @@ Rule 2: nothing here knows about sockets, clocks or who is asking.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
+from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from parallelkit.core.sessions import Session
 
 
-class TaskState(Enum):
-    READY = "ready"  # could run now, waits for an engine
-    ASSIGNED = "assigned"  # an engine has it, queued or running
-    DELIVERED = "delivered"  # its result is on the way to its owner, who has not acknowledged it
-    FORGOTTEN = "forgotten"  # the owner has the result, or is gone: the hub keeps nothing of it
+class TaskState(IntEnum):
+    """Numbers, because the table is asked three times for every task and an int is quick to look up."""
+
+    READY = 0  # could run now, waits for an engine
+    ASSIGNED = 1  # an engine has it, queued or running
+    DELIVERED = 2  # its result is on the way to its owner, who has not acknowledged it
+    FORGOTTEN = 3  # the owner has the result, or is gone: the hub keeps nothing of it
+
+    def __str__(self) -> str:
+        return self.name.lower()
 
 
 TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
@@ -119,7 +124,7 @@ class Task:
         return self.work.options.targets if self.work.options else ()
 
     def __repr__(self) -> str:
-        return f"<Task {self.session.id.hex()[:8]}-{self.seq} {self.state.value}>"
+        return f"<Task {self.session.id.hex()[:8]}-{self.seq} {self.state}>"
 
 
 DEFAULT_MAX_ATTEMPTS = 4

@@ -49,7 +49,7 @@ class Control:
 
     def _story(self, peer: bytes, message: m.QueryStory, frames: Sequence[Buffer]) -> None:
         lines = self._hub.scheduler.story(peer[1:], message.seq)
-        self._answer(peer, message.number, [(line.when, line.to.value, line.why) for line in lines])
+        self._answer(peer, message.number, [(line.when, str(line.to), line.why) for line in lines])
 
     def _signal(self, peer: bytes, message: m.SignalEngines, frames: Sequence[Buffer]) -> None:
         engines = self._named(peer, message.number, message.engines)
