@@ -10,6 +10,7 @@ import os
 import re
 import tempfile
 import tomllib
+import zlib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from parallelkit.errors import ConfigError
 PREFIX = "PARALLELKIT_"
 #: Cluster names become folder names and parts of socket paths; this is all that they may hold.
 CLUSTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+#: A unix socket's path has at most 107 bytes; this much is left after "/<name>/hub.sock".
+MAX_RUNTIME_PATH = 55
 
 
 def _runtime_home() -> str:
@@ -150,14 +153,38 @@ def check_cluster_name(name: str) -> str:
     return name
 
 
+def runtime_dir(settings: Settings) -> Path:
+    """Folder that holds the clusters' folders: the one that is set, or a short one of its own if that is too long."""
+    wanted = os.path.abspath(settings.runtime_dir)
+    if len(os.fsencode(wanted)) <= MAX_RUNTIME_PATH:
+        return Path(wanted)
+    return Path(f"/tmp/parallelkit-{os.getuid()}-{zlib.crc32(os.fsencode(wanted)):08x}")
+
+
 def cluster_dir(settings: Settings, name: str) -> Path:
     """Folder of a cluster's sockets and connection files (mode 0700)."""
-    return Path(settings.runtime_dir) / check_cluster_name(name)
+    return runtime_dir(settings) / check_cluster_name(name)
+
+
+def shared_memory_prefix(name: str) -> str:
+    """How the names of a cluster's files in ``/dev/shm`` begin. No cluster's prefix begins another's."""
+    return f"parallelkit-{os.getuid()}~{check_cluster_name(name)}~"
 
 
 def log_dir(settings: Settings, name: str) -> Path:
     """Folder of a cluster's logs; they stay after the cluster has ended, until the next of that name starts."""
     return Path(settings.state_dir) / "logs" / check_cluster_name(name)
+
+
+def log_tail(path: Path, lines: int = 20) -> str:
+    """The last lines of a log, at most 64 kB of them; empty if there is no such log."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - (64 << 10)))
+            text = stream.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from parallelkit.client.service import Cargo, ClientService
+from parallelkit.client.service import Cargo, ClientService, TaskEntry
 from parallelkit.core.ledger import Entry
 from parallelkit.core.runqueue import RunQueue
 from parallelkit.core.scheduler import Scheduler
@@ -137,7 +137,7 @@ class ScriptedClient:
         cargo = Cargo([], Function(function, b"code", "f"))
         direct = options is not None and options.direct
         fan = len(options.targets) if options is not None and direct else 1
-        entries = [
+        entries: list[TaskEntry] = [
             Entry(
                 first + call * fan + position,
                 m.TaskRecord(first + call * fan, m.Operation.CALL, function, b"args", options=options),

@@ -58,7 +58,7 @@ class _Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     pass
 
 
-class TaskOptions(_Record):
+class TaskOptions(_Record, frozen=True):
     """What a task asks of the scheduler. One object is shared by all tasks of a call."""
 
     targets: tuple[int, ...] = ()  # engine ids it may run on; empty: any
@@ -70,7 +70,7 @@ class TaskOptions(_Record):
     label: str = ""
 
 
-class TaskRecord(_Record):
+class TaskRecord(_Record, frozen=True):
     """One task on its way from a client to the hub."""
 
     seq: int
@@ -82,7 +82,7 @@ class TaskRecord(_Record):
     options: TaskOptions | None = None
 
 
-class AssignRecord(_Record):
+class AssignRecord(_Record, frozen=True):
     """One attempt on its way from the hub to an engine."""
 
     seq: int
@@ -95,7 +95,7 @@ class AssignRecord(_Record):
     timeout: float | None = None
 
 
-class ResultRecord(_Record):
+class ResultRecord(_Record, frozen=True):
     """The end of one attempt (from an engine), or of the whole task (from the hub)."""
 
     seq: int
@@ -109,7 +109,7 @@ class ResultRecord(_Record):
     seconds: float = 0.0  # how long the function ran, on a monotonic clock
 
 
-class OutputRecord(_Record):
+class OutputRecord(_Record, frozen=True):
     """A piece of output of a running task."""
 
     seq: int
@@ -119,14 +119,14 @@ class OutputRecord(_Record):
     data: bytes
 
 
-class EngineInfo(_Record):
+class EngineInfo(_Record, frozen=True):
     id: int
     incarnation: bytes
     host: str
     pid: int
 
 
-class EngineLoad(_Record):
+class EngineLoad(_Record, frozen=True):
     """How busy an engine is, for ``queue_status``."""
 
     id: int
@@ -135,7 +135,7 @@ class EngineLoad(_Record):
     completed: int
 
 
-class ProcessState(_Record):
+class ProcessState(_Record, frozen=True):
     """What a node sees of one engine process, whatever the engine says of itself."""
 
     incarnation: bytes
@@ -145,21 +145,21 @@ class ProcessState(_Record):
     memory: int  # resident bytes
 
 
-class Batch(_Record):
+class Batch(_Record, frozen=True):
     """Attempts of one session for one engine."""
 
     session: bytes
     tasks: list[AssignRecord]
 
 
-class SessionResults(_Record):
+class SessionResults(_Record, frozen=True):
     """Ended attempts of one session."""
 
     session: bytes
     results: list[ResultRecord]
 
 
-class SessionOutput(_Record):
+class SessionOutput(_Record, frozen=True):
     session: bytes
     output: list[OutputRecord]
 
@@ -172,7 +172,7 @@ class Stage(IntEnum):
     FINISHED = 2  # in the outbox: its result is not yet acknowledged
 
 
-class SessionInventory(_Record):
+class SessionInventory(_Record, frozen=True):
     """Attempts of one session at an engine, each as (seq, attempt, stage)."""
 
     session: bytes
@@ -186,27 +186,27 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
 # ---------------------------------------------------------------------------------------------- both directions
 
 
-class Refused(Message, tag=1):
+class Refused(Message, frozen=True, tag=1):
     """The hub will not work with this peer; ``kind`` is "version" or "role"."""
 
     kind: str
     reason: str
 
 
-class Goodbye(Message, tag=2):
+class Goodbye(Message, frozen=True, tag=2):
     """The sender leaves on purpose; the peer need not wait for it."""
 
     reason: str = ""
 
 
-class Introduce(Message, tag=3):
+class Introduce(Message, frozen=True, tag=3):
     """The hub does not know this peer (it has been restarted): say hello again, then the inventory."""
 
 
 # ------------------------------------------------------------------------------------------------- client ↔ hub
 
 
-class ClientHello(Message, tag=10):
+class ClientHello(Message, frozen=True, tag=10):
     protocol: int
     python: str  # "3.11"
     package: str
@@ -215,7 +215,7 @@ class ClientHello(Message, tag=10):
     session: bytes
 
 
-class ClientWelcome(Message, tag=11):
+class ClientWelcome(Message, frozen=True, tag=11):
     epoch: int
     cluster: str
     package: str
@@ -224,7 +224,7 @@ class ClientWelcome(Message, tag=11):
     settings: dict[str, Any]  # limits the client must keep: window_tasks, window_bytes, chunk, max_attempts
 
 
-class ClientBeat(Message, tag=12):
+class ClientBeat(Message, frozen=True, tag=12):
     """Inventory of a client: all below ``next_seq`` that is not outstanding has been acknowledged."""
 
     number: int
@@ -233,7 +233,7 @@ class ClientBeat(Message, tag=12):
     outstanding: list[Range]
 
 
-class HubBeat(Message, tag=13):
+class HubBeat(Message, frozen=True, tag=13):
     """Answer to a :class:`ClientBeat`: what the hub lacks must be submitted again."""
 
     number: int
@@ -241,7 +241,7 @@ class HubBeat(Message, tag=13):
     missing: list[Range]
 
 
-class Submit(Message, tag=14):
+class Submit(Message, frozen=True, tag=14):
     """New tasks. A direct task with several targets stands for one task each, with consecutive numbers."""
 
     epoch: int
@@ -250,51 +250,51 @@ class Submit(Message, tag=14):
     acknowledged: list[int]
 
 
-class NeedFunctions(Message, tag=15):
+class NeedFunctions(Message, frozen=True, tag=15):
     """From hub to client or engine to hub: send these once more, tasks are waiting for them."""
 
     digests: list[bytes]
 
 
-class Functions(Message, tag=16):
+class Functions(Message, frozen=True, tag=16):
     functions: dict[bytes, bytes]
 
 
-class Results(Message, tag=17):
+class Results(Message, frozen=True, tag=17):
     epoch: int
     results: list[ResultRecord]
 
 
-class Output(Message, tag=18):
+class Output(Message, frozen=True, tag=18):
     output: list[OutputRecord]
 
 
-class Acknowledge(Message, tag=19):
+class Acknowledge(Message, frozen=True, tag=19):
     """The client holds these results: nobody else needs to keep them."""
 
     seqs: list[int]
 
 
-class Cancel(Message, tag=20):
+class Cancel(Message, frozen=True, tag=20):
     """Drop these tasks, or interrupt them where they run. Each still gets one result."""
 
     tasks: list[Range]
 
 
-class Roster(Message, tag=21):
+class Roster(Message, frozen=True, tag=21):
     """Engines that came and went. ``left`` pairs an id with the reason."""
 
     joined: list[EngineInfo]
     left: list[tuple[int, str]]
 
 
-class QueryQueues(Message, tag=22):
+class QueryQueues(Message, frozen=True, tag=22):
     """Answered with {"engines": [EngineLoad, …], "unassigned": n, "sessions": n} as plain msgpack."""
 
     number: int
 
 
-class SignalEngines(Message, tag=23):
+class SignalEngines(Message, frozen=True, tag=23):
     """Deliver a signal to engine processes, through their nodes. Answered with the ids reached."""
 
     number: int
@@ -302,7 +302,7 @@ class SignalEngines(Message, tag=23):
     signal: int
 
 
-class StopEngines(Message, tag=24):
+class StopEngines(Message, frozen=True, tag=24):
     """End engines, or replace each by a new one under the same id. Answered with the ids reached."""
 
     number: int
@@ -310,27 +310,27 @@ class StopEngines(Message, tag=24):
     restart: bool = False
 
 
-class StartEngines(Message, tag=25):
+class StartEngines(Message, frozen=True, tag=25):
     """Start more engines on the nodes there are. Answered with how many were asked for."""
 
     number: int
     count: int
 
 
-class StopCluster(Message, tag=26):
+class StopCluster(Message, frozen=True, tag=26):
     """End the hub, its nodes and its engines. Answered before the hub goes."""
 
     number: int
 
 
-class QueryStory(Message, tag=27):
+class QueryStory(Message, frozen=True, tag=27):
     """Answered with the lines of one task's state story."""
 
     number: int
     seq: int
 
 
-class Answer(Message, tag=28):
+class Answer(Message, frozen=True, tag=28):
     """To one of the numbered requests above: ``error`` is empty when it was done."""
 
     number: int
@@ -341,7 +341,7 @@ class Answer(Message, tag=28):
 # ------------------------------------------------------------------------------------------------- engine ↔ hub
 
 
-class EngineHello(Message, tag=40):
+class EngineHello(Message, frozen=True, tag=40):
     protocol: int
     python: str
     package: str
@@ -352,14 +352,14 @@ class EngineHello(Message, tag=40):
     node: bytes  # routing id of the node that watches it; empty: none
 
 
-class EngineWelcome(Message, tag=41):
+class EngineWelcome(Message, frozen=True, tag=41):
     epoch: int
     id: int
     heartbeat: float
     output_limit: int
 
 
-class EngineBeat(Message, tag=42):
+class EngineBeat(Message, frozen=True, tag=42):
     """Inventory of an engine. ``received`` is the number of the last :class:`Assign` seen in this epoch."""
 
     number: int
@@ -368,7 +368,7 @@ class EngineBeat(Message, tag=42):
     inventory: list[SessionInventory]
 
 
-class Assign(Message, tag=43):
+class Assign(Message, frozen=True, tag=43):
     """Work. ``acknowledged`` are attempts whose results have reached their owner."""
 
     epoch: int
@@ -378,40 +378,40 @@ class Assign(Message, tag=43):
     acknowledged: list[int]
 
 
-class Replies(Message, tag=44):
+class Replies(Message, frozen=True, tag=44):
     epoch: int
     batches: list[SessionResults]
 
 
-class EngineOutput(Message, tag=45):
+class EngineOutput(Message, frozen=True, tag=45):
     batches: list[SessionOutput]
 
 
-class Recall(Message, tag=46):
+class Recall(Message, frozen=True, tag=46):
     """Give back these attempts if they have not started."""
 
     attempts: list[int]
 
 
-class Returned(Message, tag=47):
+class Returned(Message, frozen=True, tag=47):
     """These were not started and will not be."""
 
     attempts: list[int]
 
 
-class Interrupt(Message, tag=48):
+class Interrupt(Message, frozen=True, tag=48):
     """Drop these attempts if queued, interrupt them if running; each is answered with a result."""
 
     attempts: list[int]
 
 
-class Acknowledged(Message, tag=49):
+class Acknowledged(Message, frozen=True, tag=49):
     """These results have reached their owner: leave the outbox."""
 
     attempts: list[int]
 
 
-class Resend(Message, tag=50):
+class Resend(Message, frozen=True, tag=50):
     """Send these results once more from the outbox."""
 
     attempts: list[int]
@@ -420,7 +420,7 @@ class Resend(Message, tag=50):
 # --------------------------------------------------------------------------------------------------- node ↔ hub
 
 
-class NodeHello(Message, tag=60):
+class NodeHello(Message, frozen=True, tag=60):
     protocol: int
     python: str
     package: str
@@ -428,17 +428,17 @@ class NodeHello(Message, tag=60):
     pid: int
 
 
-class NodeWelcome(Message, tag=61):
+class NodeWelcome(Message, frozen=True, tag=61):
     epoch: int
     heartbeat: float
 
 
-class NodeBeat(Message, tag=62):
+class NodeBeat(Message, frozen=True, tag=62):
     number: int
     processes: list[ProcessState]
 
 
-class EngineExited(Message, tag=63):
+class EngineExited(Message, frozen=True, tag=63):
     """A death certificate. ``signal`` is 0 for an exit; ``wanted`` when the node was told to end it."""
 
     incarnation: bytes
@@ -449,18 +449,18 @@ class EngineExited(Message, tag=63):
     log_tail: str
 
 
-class NodeStart(Message, tag=64):
+class NodeStart(Message, frozen=True, tag=64):
     """Start engines; each entry is the id it shall have, -1 for any."""
 
     ids: list[int]
 
 
-class NodeSignal(Message, tag=65):
+class NodeSignal(Message, frozen=True, tag=65):
     incarnations: list[bytes]
     signal: int
 
 
-class NodeStop(Message, tag=66):
+class NodeStop(Message, frozen=True, tag=66):
     """End these engines; with ``restart`` each is followed by a new one under the same id."""
 
     incarnations: list[bytes]

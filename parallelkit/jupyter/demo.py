@@ -1,0 +1,129 @@
+"""``parallelkit demo``: run the quickstart notebook on this machine and tell what it did.
+
+The notebook runs in a kernel of the Python that runs this, whatever kernels are installed. It needs the extra
+``demo``.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from parallelkit.errors import ConfigError, ParallelKitError
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+#: Seconds that one cell may take.
+CELL_TIMEOUT = 600
+NAME = "quickstart.ipynb"
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class DemoFailed(ParallelKitError):
+    """Raised when a cell of the notebook failed; the text is the error as the notebook shows it."""
+
+
+def notebook_path() -> Path:
+    """The quickstart: beside this file where the package is installed, else in the checkout."""
+    installed = Path(__file__).with_name(NAME)
+    checkout = Path(__file__).parents[2] / "notebooks" / NAME
+    return checkout if checkout.exists() else installed
+
+
+def run(folder: Path, echo: Callable[[str], Any] = print) -> Path:
+    """Run the notebook with ``folder`` as its working directory and tell each step; returns the executed notebook.
+
+    Raises:
+        ConfigError: the extra ``demo`` is not installed.
+        DemoFailed: a cell raised what it should not.
+    """
+    try:
+        import nbformat
+        from nbclient.exceptions import CellExecutionError
+    except ImportError as error:
+        raise ConfigError(f"the demo needs {error.name}: pip install 'parallelkit[demo]'") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    notebook = nbformat.read(notebook_path(), as_version=4)  # type: ignore[no-untyped-call]  # theirs
+    client = execution(notebook, folder)
+    client.on_cell_executed = lambda cell, cell_index, execute_reply: tell(notebook, cell_index, echo)
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        raise DemoFailed(_ANSI.sub("", str(error))) from error
+    executed = folder / NAME
+    nbformat.write(notebook, executed)  # type: ignore[no-untyped-call]  # theirs
+    return executed
+
+
+def execution(notebook: NotebookNode, folder: Path) -> Any:
+    """What executes a notebook: an ``nbclient.NotebookClient`` with a kernel of this Python."""
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
+
+    class ThisPython(KernelSpecManager):
+        def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
+            return KernelSpec(argv=argv, display_name="this Python", language="python")
+
+    class Manager(AsyncKernelManager):
+        def _kernel_spec_manager_default(self) -> KernelSpecManager:
+            return ThisPython(parent=self)
+
+    return NotebookClient(
+        notebook,
+        kernel_manager_class=Manager,
+        timeout=CELL_TIMEOUT,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(folder)}},
+    )
+
+
+def tell(notebook: NotebookNode, index: int, echo: Callable[[str], Any]) -> None:
+    """Say what the cell has put out, under the heading that stands before it."""
+    before = notebook.cells[index - 1] if index else None
+    if before is not None and before.cell_type == "markdown":
+        for line in before.source.splitlines():
+            if line.startswith("#"):
+                echo(f"\n{line.lstrip('# ')}\n{'-' * len(line.lstrip('# '))}")
+    cell = notebook.cells[index]
+    if cell.cell_type == "code":
+        for text in map(text_of, cell.outputs):
+            if text:
+                echo(text)
+
+
+def text_of(output: NotebookNode) -> str:
+    """An output as text; empty for what only a browser can show."""
+    if output.output_type == "stream":
+        text = output.text
+    elif output.output_type == "error":
+        text = "\n".join(output.traceback)
+    elif set(output.data) == {"text/plain"}:
+        text = output.data["text/plain"]
+    else:
+        text = ""
+    return _ANSI.sub("", text).rstrip("\n")
+
+
+def main(arguments: list[str]) -> int:
+    """Run it from the command line: ``python -m parallelkit.jupyter.demo [FOLDER]``; returns the exit status."""
+    folder = Path(arguments[0] if arguments else "parallelkit-demo").resolve()
+    began = time.monotonic()
+    try:
+        executed = run(folder)
+    except (ConfigError, DemoFailed) as error:
+        sys.stderr.write(f"\nthe demo failed:\n{error}\n")
+        return 1
+    sys.stdout.write(f"\nAll of it took {time.monotonic() - began:.0f} s. The executed notebook: {executed}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
