@@ -219,6 +219,6 @@ def main() -> None:
     """Run the command; an error of ours ends it with one sentence and exit code 1."""
     try:
         app()
-    except ParallelKitError as error:
+    except (ParallelKitError, OSError) as error:
         err.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)

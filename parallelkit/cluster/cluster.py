@@ -82,10 +82,11 @@ class Cluster:
         """
         known = config.load(**settings)
         wanted = known.cluster if name_or_path is None else name_or_path
-        if isinstance(wanted, str) and config.CLUSTER_NAME.fullmatch(wanted) and not Path(wanted).exists():
+        path = Path(wanted).expanduser()
+        if isinstance(wanted, str) and _is_name(known, wanted):
             record = registry.find(known, wanted)
         else:
-            record, folder = registry.find_by_path(known, Path(wanted).expanduser())
+            record, folder = registry.find_by_path(known, path)
             settings["runtime_dir"] = str(folder.parent)
         owned = record.owner == os.getpid()
         cluster = cls(record.n, name=record.name, shutdown_atexit=owned, on_step=on_step, **settings)
@@ -162,11 +163,17 @@ class Cluster:
             EnginesMissing: some engines did not; the cluster is up with those that did.
         """
         self.start_cluster_sync(n)
-        client = self.connect_client_sync()
         try:
-            self.wait_for_engines_sync(client, self.n)
-        except BaseException:
-            client.close()
+            client = self.connect_client_sync()
+            try:
+                self.wait_for_engines_sync(client, self.n)
+            except BaseException:
+                client.close()
+                raise
+        except EnginesMissing:
+            raise
+        except BaseException:  # Ctrl-C, above all
+            self.stop_cluster_sync()
             raise
         return client
 
@@ -268,6 +275,13 @@ class Cluster:
         if not self.is_running():
             return "has ended"
         return f"running, started with {engines}, keeper {self._record.pid}"
+
+
+def _is_name(settings: config.Settings, text: str) -> bool:
+    """Whether this means a cluster's name and not a path, although a file could be called so."""
+    if not config.CLUSTER_NAME.fullmatch(text):
+        return False
+    return config.cluster_dir(settings, text).exists() or not Path(text).exists()
 
 
 def _count(n: int) -> int:

@@ -310,6 +310,7 @@ def main() -> None:
     parser.add_argument("--owner", type=int, help="process whose end ends the cluster")
     parser.add_argument("--ip", help="address the hub listens on over TCP")
     arguments = parser.parse_args()
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # what a notebook's C libraries had open is nothing to keep alive
     try:
         settings = config.load(ip=arguments.ip, cluster=arguments.cluster)
         lock = claim(config.cluster_dir(settings, arguments.cluster))

@@ -58,7 +58,12 @@ def launch(settings: config.Settings, name: str, engines: int, owner: int | None
         command += ["--owner", str(owner)]
     pid, output = _spawn(command, config.child_environment(settings))
     born = birth(pid)
-    text = _read_to_end(output, settings.start_timeout)
+    try:
+        text = _read_to_end(output, settings.start_timeout)
+    except BaseException:  # Ctrl-C
+        end(pid, born or 0, STOP_TIMEOUT)
+        reap(pid)
+        raise
     if born is not None and text.endswith(CLAIMED):
         return Launched(name, command, pid, born, config.log_dir(settings, name))
     code = reap(pid, block=True)

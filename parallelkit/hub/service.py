@@ -57,7 +57,12 @@ class HubService:
         self._epoch = epoch
         self._wake_at: float | None = None
         self._releasing = False
-        self._receivers: dict[type, Callable[[bytes, Any, Sequence[Buffer]], None]] = {
+        self._receivers = self._receiving()
+        self._performers = self._performing()
+
+    def _receiving(self) -> dict[type, Callable[[bytes, Any, Sequence[Buffer]], None]]:
+        """Message → event."""
+        return {
             m.ClientHello: self._client_hello,
             m.ClientBeat: self._client_beat,
             m.Submit: self._submit,
@@ -76,7 +81,10 @@ class HubService:
             m.Goodbye: self._goodbye,
             **self._control.receivers(),
         }
-        self._performers: dict[type, Callable[[Any], None]] = {
+
+    def _performing(self) -> dict[type, Callable[[Any], None]]:
+        """Effect → message."""
+        return {
             f.Assign: self._outbox.assign,
             f.Deliver: self._outbox.deliver,
             f.Conclude: self._conclude,

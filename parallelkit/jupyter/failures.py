@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from IPython.core.getipython import get_ipython
+
 from parallelkit.client.results import AsyncResult
 from parallelkit.errors import RemoteError, RemoteErrors, TaskCancelled, TaskError
 
@@ -144,12 +146,20 @@ def _telling(frames: Sequence[Frame]) -> list[Frame]:
 
 
 def _is_cell(file: str) -> bool:
-    return bool(_CELL.fullmatch(file)) or "ipykernel_" in file or file.startswith("<ipython-input")
+    return bool(_cell_name(file)) or file.startswith("<ipython-input")
+
+
+def _cell_name(file: str) -> str:
+    """ "In[3]" for a cell that engines ran or that ran here; empty for any other file."""
+    if sent := _CELL.fullmatch(file):
+        return sent[1]
+    shell: Any = get_ipython()
+    known = shell.compile.format_code_name(file) if shell is not None else None
+    return known[1] if known else ""
 
 
 def _excerpt(frame: Frame, source: Source | None, context: int) -> list[str]:
-    cell = _CELL.fullmatch(frame.file)
-    place = cell[1] if cell else frame.file
+    place = _cell_name(frame.file) or frame.file
     if source is not None and frame.file == source.name:
         text = source.text.splitlines()
         numbered = [

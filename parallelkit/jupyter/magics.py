@@ -154,7 +154,8 @@ class ParallelMagics:
 
     def _file_name(self, code: str) -> str:
         """What tracebacks call the cell. Its text is part of it: another kernel has cells of the same number."""
-        return f"<In[{self.shell.execution_count}] {zlib.crc32(code.encode()):08x}>"
+        number = len(self.shell.history_manager.input_hist_raw) - 1  # execution_count may be ahead by one already
+        return f"<In[{number}] {zlib.crc32(code.encode()):08x}>"
 
     def _run_here(self, code: str) -> BaseException | None:
         """Run it in the notebook; what it raises is shown at once, and returned."""

@@ -85,31 +85,47 @@ class Blame(NamedTuple):
 
 def find(obj: Any, fails: Fails, parts: Sequence[Step] | None = None) -> Blame:
     """The innermost part of ``obj`` that cannot be pickled. ``parts`` are those of ``obj`` itself, if it is known."""
-    path, culprit, seen = "", obj, [obj]
-    while len(seen) <= MAX_DEPTH:
-        children = islice(_parts(culprit) if parts is None else parts, MAX_PARTS)
-        parts = None
-        bad = _first_bad([step for step in children if not any(step[1] is value for value in seen)], fails)
-        if bad is None:
-            break
-        path += bad[0]
-        culprit = bad[1]
-        seen.append(culprit)
-    return Blame(path.removeprefix(": "), culprit)
+    trail = _Finder(fails).search(obj, parts) or []
+    path = "".join(name for name, _ in trail)
+    return Blame(path.removeprefix(": "), trail[-1][1] if trail else obj)
 
 
-def _first_bad(steps: Sequence[Step], fails: Fails) -> Step | None:
-    values = [value for _, value in steps]
-    if not fails(values):
-        return None
-    low, high = 0, len(values)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if fails(values[low:middle]):
-            high = middle
-        else:
-            low = middle
-    return steps[low]
+class _Finder:
+    """Descends into what fails. Objects may refer to each other: each is entered once."""
+
+    def __init__(self, fails: Fails) -> None:
+        self._fails = fails
+        self._entered: dict[int, Any] = {}
+
+    def search(self, obj: Any, parts: Iterable[Step] | None = None, depth: int = 0) -> list[Step] | None:
+        """The steps from ``obj`` to what is to blame; None if it only fails for what is looked at elsewhere."""
+        self._entered[id(obj)] = obj
+        if depth == MAX_DEPTH:
+            return []
+        steps = list(islice(_parts(obj) if parts is None else parts, MAX_PARTS))
+        fresh = [step for step in steps if id(step[1]) not in self._entered]
+        innocent = len(fresh) < len(steps)
+        while (position := self._first_bad(fresh)) is not None:
+            innocent = True
+            bad = fresh[position]
+            trail = self.search(bad[1], depth=depth + 1)
+            if trail is not None:
+                return [bad, *trail]
+            fresh = fresh[position + 1 :]
+        return None if innocent else []
+
+    def _first_bad(self, steps: Sequence[Step]) -> int | None:
+        values = [value for _, value in steps]
+        if not self._fails(values):
+            return None
+        low, high = 0, len(values)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._fails(values[low:middle]):
+                high = middle
+            else:
+                low = middle
+        return low
 
 
 def _parts(obj: Any) -> Iterator[Step]:

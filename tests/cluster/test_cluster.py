@@ -70,6 +70,16 @@ def test_from_file_says_what_is_not_there(cluster_home, tmp_path):
         Cluster.from_file(tmp_path / "cluster.json")
 
 
+def test_a_name_goes_before_a_file_that_is_called_so(cluster_home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one").mkdir()
+    with pytest.raises(ConnectionFileError, match="no cluster at one"):
+        Cluster.from_file("one")
+    config.cluster_dir(config.load(), "one").mkdir(parents=True)
+    with pytest.raises(ConnectionFileError, match="'one' is not running"):
+        Cluster.from_file("one")
+
+
 def test_a_python_that_cannot_be_run_is_a_launch_error(cluster_home, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(LaunchError, match="/nowhere/python cannot be run") as caught:

@@ -210,6 +210,16 @@ class TestMap:
         assert "KeyboardInterrupt" in repr(error)
 
 
+def test_a_result_on_its_way_is_not_changed_by_the_next_task(engine):
+    np = pytest.importorskip("numpy")
+    engine.shell.user_ns["model"] = np.zeros(100_000, np.uint8)
+    entry = engine.add(Operation.PULL, ["model"])
+    engine.run_next()
+    request = {"code": "model += 1", "filename": "<cell>", "silent": True, "cell": ""}
+    assert engine.run(Operation.EXECUTE, request)[0] is Outcome.OK
+    assert engine.result_of(entry.attempt)[1][0].max() == 0
+
+
 class TestNamespace:
     def test_execute_push_pull(self, engine):
         assert engine.run(Operation.PUSH, {"a": 1, "b": [2]})[:2] == (Outcome.OK, None)

@@ -17,7 +17,7 @@ from parallelkit.wire.payload import dump, load
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "client"))  # the scripted link is the client's
 
-from scripted_link import ScriptedLink  # noqa: E402 - needs the path
+from scripted_link import ScriptedLink
 
 
 class CellLink(ScriptedLink):

@@ -17,7 +17,7 @@ from parallelkit import config
 from parallelkit.cluster import registry
 from parallelkit.cluster.cluster import Cluster
 from parallelkit.cluster.connect import connect
-from parallelkit.errors import ClusterError, ConnectionFileError, HubUnreachable, LaunchError
+from parallelkit.errors import ClusterError, ConnectionFileError, EnginesMissing, HubUnreachable, LaunchError
 
 pytestmark = pytest.mark.system
 
@@ -52,6 +52,10 @@ class Home:
     def pid_of(self, module):
         pids = [pid for pid, command in self.processes().items() if f"-m {module} " in command]
         return min(pids)  # an engine shows the command line of its zygote, which is older
+
+    def stop_zygote(self):
+        """No engine can be forked from now on."""
+        os.kill(self.pid_of("parallelkit.engine.zygote"), signal.SIGSTOP)
 
     def left(self):
         runtime = Path(self.path, "run")
@@ -160,6 +164,26 @@ def test_the_awaitable_forms(home):
 def test_an_exception_in_the_block_ends_the_cluster_too(home):
     with pytest.raises(ZeroDivisionError), Cluster(n=1):
         raise ZeroDivisionError
+    home.wait_until_nothing_is_left(0.5)
+
+
+@pytest.mark.parametrize("step", ["starting hub", "0/2 engines"])
+def test_ctrl_c_while_it_starts_leaves_nothing(home, step):
+    def interrupt(text):
+        if text == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Cluster(n=2, on_step=interrupt).start_and_connect_sync()
+    home.wait_until_nothing_is_left(0.5)
+
+
+def test_engines_that_do_not_come_in_time_are_missed_and_the_cluster_stays(home):
+    cluster = Cluster(n=1, start_timeout=0.5, on_step=lambda text: home.stop_zygote() if "engines" in text else None)
+    with pytest.raises(EnginesMissing, match="0 of 1 engines"):
+        cluster.start_and_connect_sync()
+    assert cluster.is_running()
+    cluster.stop_cluster_sync()
     home.wait_until_nothing_is_left(0.5)
 
 
