@@ -122,8 +122,15 @@ class Link:
             ledger.submit(entries)
         if not self._sending:
             self._sending = True
-            self._reactor.call_soon(self._send)
+            self._reactor.call_here(self._send)
         return first
+
+    def drive(self, done: Callable[[], Any], timeout: float) -> bool:
+        """Serve the connection on this thread until ``done()``: for who has nothing to do but wait for a result.
+
+        False when another thread does so already, or the connection is closed: wait for it then.
+        """
+        return self._reactor.drive(done, timeout)
 
     def cancel(self, first: int, count: int) -> None:
         """Ask for the end of these tasks; each still gets one result."""

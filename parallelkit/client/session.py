@@ -70,9 +70,19 @@ class Session:
             patience = LOOK_AROUND if deadline is None else min(LOOK_AROUND, deadline - time.monotonic())
             if patience <= 0:
                 return False
-            condition.wait(patience)
+            self._sleep(condition, ready, patience)
             told = told or (not ready() and self.tell_silence())
         return True
+
+    def _sleep(self, condition: threading.Condition, ready: Callable[[], Any], patience: float) -> None:
+        """Wait so long at most, serving the connection meanwhile unless another thread does."""
+        condition.release()
+        try:
+            served = self.link.drive(ready, patience)
+        finally:
+            condition.acquire()
+        if not served and not ready():
+            condition.wait(patience)
 
 
 def patience(timeout: float | None) -> float | None:

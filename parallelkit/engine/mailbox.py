@@ -35,7 +35,7 @@ class Mailbox:
         self._letters.append(letter)
         if not self._announced:
             self._announced = True
-            self._loop.call_soon(self.collect)
+            self._loop.call_lazily(self.collect)
 
     def collect(self) -> None:
         """Deliver what has been posted so far. The loop's thread."""

@@ -36,11 +36,27 @@ class Loop(Protocol):
         ...
 
     def call_soon(self, callback: Callable[[], Any]) -> None:
-        """Call back on the loop's thread as soon as it can. The one method that any thread may call."""
+        """Call back on the loop's thread as soon as it can. Any thread."""
+        ...
+
+    def call_lazily(self, callback: Callable[[], Any]) -> None:
+        """As ``call_soon``, but for a thread that will serve the loop itself, soon. Any thread."""
         ...
 
     def stop(self) -> None:
         """Return from the loop after the callback that runs now."""
+        ...
+
+
+class DrivenLoop(Loop, Protocol):
+    """A loop that a thread can serve while it waits."""
+
+    def drive(self, done: Callable[[], Any], timeout: float) -> bool:
+        """Serve until ``done()``, at most ``timeout`` seconds. False, at once, if another thread does already."""
+        ...
+
+    def serve(self) -> None:
+        """Serve what there is, without waiting."""
         ...
 
 

@@ -126,6 +126,9 @@ class LoopbackPeer:
     def call_soon(self, callback: Callback) -> None:
         self.call_at(self._network.now, callback)
 
+    def call_lazily(self, callback: Callback) -> None:
+        self.call_soon(callback)
+
     def stop(self) -> None:
         self.die()
 

@@ -172,6 +172,10 @@ class ScriptedLink:
         """Tasks submitted so far."""
         return self._next
 
+    def drive(self, done, timeout):
+        """This link is served by its own thread, always."""
+        return False
+
     # ------------------------------------------------------------------------------------------------ the thread
 
     def _serve(self):
