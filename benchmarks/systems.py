@@ -1,6 +1,6 @@
 """The systems, each behind the same few calls, and each used the way its documentation says.
 
-A system is a context manager ``make(noop, began)`` that yields a :class:`System` when its two workers have answered.
+A system is a context manager ``make(noop)`` that yields a :class:`System` when its two workers have answered.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class System:
 
 
 @contextlib.contextmanager
-def parallelkit(noop, began) -> Iterator[System]:
+def parallelkit(noop) -> Iterator[System]:
+    began = time.perf_counter()
     import parallelkit as pk
 
     imported = time.perf_counter() - began
@@ -103,7 +104,7 @@ def _own_memory(rc, role) -> Callable[[float], float]:
 
 
 @contextlib.contextmanager
-def relay(noop, began) -> Iterator[System]:
+def relay(noop) -> Iterator[System]:
     """The floor for any client – hub – engine over ZeroMQ: no scheduler, no checks, one message at a time."""
     import multiprocessing
     import pickle
@@ -162,7 +163,8 @@ def relay(noop, began) -> Iterator[System]:
 
 
 @contextlib.contextmanager
-def pool(noop, began) -> Iterator[System]:
+def pool(noop) -> Iterator[System]:
+    began = time.perf_counter()
     from multiprocessing import Pool
 
     with Pool(WORKERS) as workers:
@@ -193,7 +195,8 @@ def _executor(executor, noop, began) -> System:
 
 
 @contextlib.contextmanager
-def futures(noop, began) -> Iterator[System]:
+def futures(noop) -> Iterator[System]:
+    began = time.perf_counter()
     from concurrent.futures import ProcessPoolExecutor
 
     with ProcessPoolExecutor(WORKERS) as executor:
@@ -201,7 +204,8 @@ def futures(noop, began) -> Iterator[System]:
 
 
 @contextlib.contextmanager
-def loky(noop, began) -> Iterator[System]:
+def loky(noop) -> Iterator[System]:
+    began = time.perf_counter()
     from loky import get_reusable_executor
 
     executor = get_reusable_executor(max_workers=WORKERS)
@@ -210,7 +214,8 @@ def loky(noop, began) -> Iterator[System]:
 
 
 @contextlib.contextmanager
-def ipyparallel(noop, began) -> Iterator[System]:
+def ipyparallel(noop) -> Iterator[System]:
+    began = time.perf_counter()
     import logging
 
     import ipyparallel as ipp
@@ -237,7 +242,8 @@ def ipyparallel(noop, began) -> Iterator[System]:
 
 
 @contextlib.contextmanager
-def dask(noop, began) -> Iterator[System]:
+def dask(noop) -> Iterator[System]:
+    began = time.perf_counter()
     from distributed import Client, LocalCluster
 
     imported = time.perf_counter() - began
@@ -259,7 +265,8 @@ def dask(noop, began) -> Iterator[System]:
 
 
 @contextlib.contextmanager
-def ray(noop, began) -> Iterator[System]:
+def ray(noop) -> Iterator[System]:
+    began = time.perf_counter()
     import ray
     from ray.util.multiprocessing import Pool
 

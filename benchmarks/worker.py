@@ -7,8 +7,6 @@ import json
 import sys
 import time
 
-BEGAN = time.perf_counter()
-
 
 # The work is defined in this program, as users define theirs in a script or a notebook.
 def noop(value=None):
@@ -27,7 +25,7 @@ def main():
     import measures
     import systems
 
-    with systems.SYSTEMS[arguments.system](noop, BEGAN) as system:
+    with systems.SYSTEMS[arguments.system](noop) as system:
         found = measures.measure(system, noop, sleep, scale=0.1 if arguments.quick else 1.0)
     sys.stdout.write(json.dumps(found) + "\n")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -192,9 +191,15 @@ def _follow(ends: dict[Path, int]) -> None:
 
 
 @app.command()
-def demo(folder: Annotated[Path, typer.Argument(help="Where the report goes.")] = Path("build/demo")) -> None:
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the executed notebook and its report go.")] = Path(
+        "parallelkit-demo"
+    ),
+) -> None:
     """Run the quickstart notebook on a local cluster and show what it did."""
-    raise typer.Exit(subprocess.run([sys.executable, "-m", "parallelkit.jupyter.demo", str(folder)]).returncode)
+    from parallelkit.jupyter.demo import main as run_demo  # late: the other commands do without it
+
+    raise typer.Exit(run_demo([str(folder)]))
 
 
 @config_app.command()

@@ -148,8 +148,9 @@ class Client:
         return True
 
     def abort(self, jobs: Any = None) -> int:
-        """Cancel results (None: all that are pending); returns how many were not done yet."""
-        return sum(job.cancel() for job in self._jobs(jobs))
+        """Cancel results (None: all that are pending, imaps too); returns how many were not done yet."""
+        streams = list(self.session.streams) if jobs is None else []
+        return sum(job.cancel() for job in self._jobs(jobs)) + sum(stream.cancel() for stream in streams)
 
     def _jobs(self, jobs: Any) -> list[Future[Any]]:
         pending = list(self.session.pending)

@@ -1,8 +1,10 @@
-"""Showing what tasks printed. Plain text here; a notebook layer puts a richer function in place with ``use``."""
+"""Showing what tasks printed, and how far they are. Plain text here; a notebook layer puts its own in place."""
 
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
 
 #: (result, groupby, result_only)
 Show = Callable[["AsyncResult", str, bool], None]
+#: (result, done, interval, timeout) → whether it is done: waits for the event, and shows how far the result is.
+Watch = Callable[["AsyncResult", threading.Event, float, float | None], bool]
 
 GROUPINGS = ("type", "engine", "order")
 
@@ -38,16 +42,41 @@ def _blocks(row: dict[str, Any], result_only: bool) -> list[tuple[str, Any, str]
     return [(kind, row["engine_id"], text) for kind, text in texts]
 
 
+def bar(result: AsyncResult, done: threading.Event, interval: float, timeout: float | None) -> bool:
+    """A bar in a terminal, elsewhere one line at the end."""
+    if not sys.stderr.isatty():
+        ready = done.wait(timeout)
+        sys.stderr.write(f"{result!r}\n")
+        return ready
+    from tqdm import tqdm  # late: it is slow to import, and most programs never draw a bar
+
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with tqdm(total=len(result), desc=result.label or None) as drawn:
+        while True:
+            left = interval if deadline is None else max(0.0, min(interval, deadline - time.monotonic()))
+            ready = done.wait(left)
+            drawn.update(result.progress - drawn.n)
+            if ready or (deadline is not None and time.monotonic() >= deadline):
+                return ready
+
+
 _show: Show = _plain
+_watch: Watch = bar
 
 
-def use(function: Show) -> None:
-    """Let ``function`` show outputs from now on."""
-    global _show
-    _show = function
+def use(show: Show, watch: Watch) -> None:
+    """Let these functions show outputs and progress from now on."""
+    global _show, _watch
+    _show, _watch = show, watch
 
 
 def show(result: AsyncResult, groupby: str, result_only: bool) -> None:
     if groupby not in GROUPINGS:
         raise ValueError(f"groupby={groupby!r}: use one of {', '.join(GROUPINGS)}")
     _show(result, groupby, result_only)
+
+
+def watch(result: AsyncResult, interval: float, timeout: float | None) -> bool:
+    done = threading.Event()
+    result.add_done_callback(lambda _: done.set())
+    return _watch(result, done, interval, timeout)

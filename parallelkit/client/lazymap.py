@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NoReturn
 
-from parallelkit.client.arrivals import as_item
+from parallelkit.client.arrivals import Arrival, as_item
 from parallelkit.client.pieces import Batch, Opened, Work, encode, open_piece
 from parallelkit.client.session import Session
 from parallelkit.core.chunking import Chunker, Chunks, FixedChunks
@@ -69,18 +69,19 @@ class LazyMap(Iterator[Any]):
         self._stopped = False
         #: What ended it early: of the iterable itself, or of an item that cannot be pickled.
         self._error: Exception | None = None
+        session.streams.add(self)
 
     # ------------------------------------------------------------------------------------ the I/O thread's side
 
-    def landed(self, batch: Batch, seq: int) -> None:
+    def landed(self, batch: Batch, arrival: Arrival) -> None:
         """A piece is here."""
-        arrival = batch.arrivals[seq]
         with self._condition:
+            batch.keep(arrival)
             self._chunks.finished(batch.size, arrival.record.seconds if arrival.ok else None)
             if batch.owner is None:
                 self._out.discard(batch)
             if not self._ordered:
-                self._landed.append((batch, seq))
+                self._landed.append((batch, arrival.record.seq))
             self._condition.notify_all()
 
     def output(self, record: OutputRecord) -> None:
@@ -105,14 +106,20 @@ class LazyMap(Iterator[Any]):
             return failure.open()
         raise as_item(failure.open())
 
-    def cancel(self) -> None:
-        """End it here: what is out is called back, the next ``next`` raises StopIteration. Any thread."""
+    def cancel(self) -> bool:
+        """End it here: what is out is called back, the next ``next`` raises StopIteration. False if it had ended.
+
+        Any thread.
+        """
         with self._condition:
+            if self._stopped:
+                return False
             self._stopped = True
             batches = [batch for batch in self._out if batch.first >= 0]
             self._condition.notify_all()
         for batch in batches:
             self._session.link.cancel(batch.first, batch.count)
+        return True
 
     def close(self) -> None:
         """As :meth:`cancel`; the name that generators have for it."""

@@ -95,16 +95,16 @@ class AsyncMapResult(AsyncResult):
         if over:
             self._finish()
 
-    def landed(self, batch: Batch, seq: int) -> None:
+    def landed(self, batch: Batch, arrival: Arrival) -> None:
         """A piece is here. On the I/O thread."""
         with self._condition:
+            batch.keep(arrival)
             self._items_done += batch.size
             self._tasks_out -= 1
-            arrival = batch.arrivals[seq]
             if not arrival.ok:
                 self._failed = True
             if not self._ordered:
-                self._landings.append((batch, seq))
+                self._landings.append((batch, arrival.record.seq))
             self._note(batch, arrival)
             over = self._is_over()
             if not over:

@@ -30,7 +30,7 @@ class Work(NamedTuple):
 class Owner(Protocol):
     """The map that a batch belongs to. Both are called on the I/O thread."""
 
-    def landed(self, batch: Batch, seq: int) -> None: ...
+    def landed(self, batch: Batch, arrival: Arrival) -> None: ...
 
     def output(self, record: OutputRecord) -> None: ...
 
@@ -38,10 +38,10 @@ class Owner(Protocol):
 class Batch:
     """``count`` pieces of ``size`` items each; the first item is number ``start`` of the map.
 
-    ``first`` is the number of its first task, -1 until it has been sent. The owner is let go once all is here.
+    ``first`` is the number of its first task, -1 until it is known. The owner's lock guards all of it.
     """
 
-    __slots__ = ("arrivals", "count", "first", "owner", "size", "start")
+    __slots__ = ("_missing", "arrivals", "count", "first", "owner", "size", "start")
 
     def __init__(self, owner: Owner, start: int, size: int, count: int) -> None:
         self.owner: Owner | None = owner
@@ -50,6 +50,7 @@ class Batch:
         self.count = count
         self.first = -1
         self.arrivals: dict[int, Arrival] = {}
+        self._missing = count
 
     @property
     def stop(self) -> int:
@@ -61,13 +62,16 @@ class Batch:
         """The numbers of its tasks; none before they are known."""
         return range(self.first, self.first + self.count) if self.first >= 0 else range(0)
 
+    def keep(self, arrival: Arrival) -> None:
+        """Called by the owner, for each piece that has landed."""
+        self.arrivals[arrival.record.seq] = arrival
+        self._missing -= 1
+        if not self._missing:
+            self.owner = None  # else the two would hold each other for ever
+
     def settle(self, record: ResultRecord, frames: Sequence[Buffer]) -> None:
-        owner = self.owner
-        self.arrivals[record.seq] = Arrival(record, frames, time.monotonic())
-        if len(self.arrivals) == self.count:
-            self.owner = None  # else map and batch would hold each other for ever
-        if owner is not None:
-            owner.landed(self, record.seq)
+        if self.owner is not None:
+            self.owner.landed(self, Arrival(record, frames, time.monotonic()))
 
     def output(self, record: OutputRecord) -> None:
         if self.owner is not None:

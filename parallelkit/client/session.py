@@ -19,6 +19,7 @@ from parallelkit.client.service import Sink
 from parallelkit.wire.messages import TaskOptions
 
 if TYPE_CHECKING:
+    from parallelkit.client.lazymap import LazyMap
     from parallelkit.client.results import AsyncResult
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ class Session:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.pending: set[AsyncResult] = set()
+        #: The imaps that somebody may still read.
+        self.streams: weakref.WeakSet[LazyMap] = weakref.WeakSet()
         self.history: deque[Sequence[int]] = deque(maxlen=HISTORY)
         self.closer = weakref.finalize(self, link.close)
 

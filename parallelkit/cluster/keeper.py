@@ -126,13 +126,15 @@ class Keeper:
         self._folder = config.cluster_dir(settings, name)
         self._environment = config.child_environment(settings)
         logs = config.log_dir(settings, name)
+        keeper = ["--keeper", str(os.getpid())]
         node_id = secrets.token_hex(16)  # for all its lives: so the hub knows at once that the old node's engines died
-        keeper = str(os.getpid())
-        node = ["parallelkit.node", "--cluster", name, "--engines", str(engines), "--id", node_id, "--parent", keeper]
+        node = ["--engines", str(engines), "--id", node_id, "--lock", str(lock), *keeper]
         self._hub = Child(
-            "hub", lambda life: ["parallelkit.hub", "--cluster", name, "--epoch", str(life)], logs / "hub.log"
+            "hub",
+            lambda life: ["parallelkit.hub", "--cluster", name, "--epoch", str(life), *keeper],
+            logs / "hub.log",
         )
-        self._node = Child("node", lambda life: node, logs / "node.log")
+        self._node = Child("node", lambda life: ["parallelkit.node", "--cluster", name, *node], logs / "node.log")
         self._children = (self._hub, self._node)
         self._selector = selectors.DefaultSelector()
         self._end_reason: str | None = None
@@ -295,8 +297,8 @@ def _begin_log(folder: Path) -> None:
     for old in folder.glob("*.log"):
         old.unlink(missing_ok=True)
     descriptor = os.open(folder / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    sys.stdout.write(CLAIMED)
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):  # whoever started us is dead already; an owner's death is noticed in a moment
+        os.write(1, CLAIMED.encode())
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)

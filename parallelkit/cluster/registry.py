@@ -102,13 +102,15 @@ def _clean(folder: Path) -> bool:
 
 
 def _folders(settings: config.Settings) -> list[Path]:
-    """Folders of clusters. Others that may lie in the same place are recognized by what is in them, and left alone."""
+    """Folders of clusters; one that is empty may have lost its keeper at once. Others are left alone."""
     root = config.runtime_dir(settings)
     if not root.is_dir():
         return []
-    known = (RECORD_FILE, CLIENT_FILE)
-    return sorted(
-        folder
-        for folder in root.iterdir()
-        if config.CLUSTER_NAME.fullmatch(folder.name) and any((folder / name).exists() for name in known)
-    )
+    return sorted(path for path in root.iterdir() if config.CLUSTER_NAME.fullmatch(path.name) and _is_clusters(path))
+
+
+def _is_clusters(path: Path) -> bool:
+    if not path.is_dir() or path.stat().st_uid != os.getuid():
+        return False
+    files = {entry.name for entry in path.iterdir()}
+    return not files or not files.isdisjoint({RECORD_FILE, CLIENT_FILE})

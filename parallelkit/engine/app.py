@@ -90,7 +90,7 @@ class Engine:
     def __init__(
         self, info: ConnectionInfo, settings: config.Settings, shell: EngineShell, hello: m.EngineHello
     ) -> None:
-        self.reactor = Reactor()
+        self.reactor = Reactor(hold_interrupts=False)
         self.shell = shell
         self.tasks = RunQueue()
         self.service = EngineService(
@@ -180,6 +180,7 @@ class Engine:
     def _forked(self) -> None:
         """A process forked by user code is not an engine: it takes no tasks, and SIGTERM just ends it."""
         self.executor.leave()
+        self.output.leave()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _allow_termination()

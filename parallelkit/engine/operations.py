@@ -12,9 +12,10 @@ from parallelkit.engine.aliasing import settle
 from parallelkit.engine.coroutines import Coroutines
 from parallelkit.engine.functions import Function
 from parallelkit.engine.namespace import Namespace
+from parallelkit.errors import SerializationError
 from parallelkit.wire.failures import dump_failure
 from parallelkit.wire.frames import Buffer
-from parallelkit.wire.messages import AssignRecord
+from parallelkit.wire.messages import AssignRecord, Operation
 from parallelkit.wire.payload import Payload, dump
 
 
@@ -59,13 +60,28 @@ class Operations:
 
     def perform(self, work: Work) -> Payload:
         """Do it; returns the dumped result."""
-        payload = dump(self._methods[work.record.operation](work))  # the value itself is gone after this line
+        payload = self._dump(work, self._methods[work.record.operation](work))  # the value is gone after this line
         return Payload(payload.data, settle(payload.buffers, work.frames)) if payload.buffers else payload
 
     def describe(self, work: Work, error: BaseException) -> Payload:
         """An exception of this task, as it travels."""
         task = f"{work.session[:4].hex()}-{work.record.seq}"
         return dump_failure(error, engine=self.engine_id, run=work.record.run, task=task)
+
+    def _dump(self, work: Work, value: Any) -> Payload:
+        try:
+            return dump(value)
+        except SerializationError:
+            if work.record.operation is not Operation.MAP:
+                raise
+        values, errors = value
+        for index, item in enumerate(values):
+            try:
+                dump(item)
+            except SerializationError as error:
+                errors.append((index, self.describe(work, error).data))
+                values[index] = None
+        return dump(value)
 
     def _open(self, work: Work) -> Any:
         return self._namespace.open(work.record.payload, work.frames)

@@ -55,7 +55,6 @@ class Output:
         self._lock = threading.RLock()
         self._scheduled = False
         self._handed_over = float("-inf")
-        self._pid = os.getpid()
 
     def begin(self, entry: Entry) -> None:
         """From now on output belongs to this attempt."""
@@ -75,9 +74,13 @@ class Output:
                     self._post(Stream.STDERR, notice.encode())
         self._entry = None
 
+    def leave(self) -> None:
+        """In a process forked by a task: nobody hands over there, so its text goes to the log."""
+        self._entry = None
+
     def write(self, stream: Stream, text: str) -> None:
         """Text for STDOUT or STDERR. Never blocks on the network, never fails on odd characters."""
-        if self._entry is None or os.getpid() != self._pid:
+        if self._entry is None:
             self._log(stream, text)
         elif self._left <= 0:
             self._dropped += _encoded_length(text)

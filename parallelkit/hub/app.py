@@ -45,6 +45,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m parallelkit.hub")
     parser.add_argument("--cluster", required=True)
     parser.add_argument("--epoch", type=int, default=1)
+    # Told, not asked for: a keeper that is killed while this process starts is not its parent any more.
+    parser.add_argument("--keeper", type=int, default=os.getppid(), help="process whose end ends the hub")
     arguments = parser.parse_args()
     settings = config.load()
     logging.basicConfig(
@@ -52,16 +54,15 @@ def main() -> None:
     )
     folder = config.cluster_dir(settings, arguments.cluster)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    run(arguments.cluster, arguments.epoch, settings, folder)
+    run(arguments.cluster, arguments.epoch, settings, folder, arguments.keeper)
 
 
-def run(cluster: str, epoch: int, settings: config.Settings, folder: Path) -> None:
+def run(cluster: str, epoch: int, settings: config.Settings, folder: Path, keeper: int) -> None:
     """Serve until told to stop."""
     reactor = Reactor()
     service = make_service(reactor, cluster, epoch, settings)
     endpoint = _listen(reactor, service, settings, folder)
     service.start()
-    keeper = os.getppid()
     orphaned = False
 
     def watch_keeper() -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parallelkit.errors import ConfigError, ParallelKitError
 
 if TYPE_CHECKING:
+    from jupyter_client.kernelspec import KernelSpecManager
     from nbformat import NotebookNode
 
 #: Seconds that one cell may take.
@@ -30,10 +32,18 @@ class DemoFailed(ParallelKitError):
 
 
 def notebook_path() -> Path:
-    """The quickstart: beside this file where the package is installed, else in the checkout."""
-    installed = Path(__file__).with_name(NAME)
+    """The quickstart: in the checkout, else where installing the package has put it.
+
+    Raises:
+        ConfigError: it is in neither place.
+    """
     checkout = Path(__file__).parents[2] / "notebooks" / NAME
-    return checkout if checkout.exists() else installed
+    if checkout.exists():
+        return checkout
+    for file in metadata.files("parallelkit") or ():
+        if file.name == NAME:
+            return Path(str(file.locate()))
+    raise ConfigError(f"{NAME} was not installed with the package; it is in the folder notebooks of a checkout")
 
 
 def run(folder: Path, echo: Callable[[str], Any] = print) -> Path:
@@ -63,18 +73,12 @@ def run(folder: Path, echo: Callable[[str], Any] = print) -> Path:
 
 def execution(notebook: NotebookNode, folder: Path) -> Any:
     """What executes a notebook: an ``nbclient.NotebookClient`` with a kernel of this Python."""
-    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
 
-    class ThisPython(KernelSpecManager):
-        def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
-            return KernelSpec(argv=argv, display_name="this Python", language="python")
-
     class Manager(AsyncKernelManager):
         def _kernel_spec_manager_default(self) -> KernelSpecManager:
-            return ThisPython(parent=self)
+            return this_python()
 
     return NotebookClient(
         notebook,
@@ -85,28 +89,53 @@ def execution(notebook: NotebookNode, folder: Path) -> Any:
     )
 
 
+def this_python() -> KernelSpecManager:
+    """A manager of kernels that knows one kernel, of the Python that runs this; jupyter's own may choose another."""
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+
+    class ThisPython(KernelSpecManager):
+        def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
+            return KernelSpec(argv=argv, display_name="this Python", language="python")
+
+    return ThisPython()
+
+
 def tell(notebook: NotebookNode, index: int, echo: Callable[[str], Any]) -> None:
-    """Say what the cell has put out, under the heading that stands before it."""
+    """Say what the cell has put out, if anything, under the heading that stands before it."""
+    cell = notebook.cells[index]
+    texts = [text for text in map(text_of, _joined(cell.get("outputs", []))) if text]
+    if not texts:
+        return
     before = notebook.cells[index - 1] if index else None
     if before is not None and before.cell_type == "markdown":
         for line in before.source.splitlines():
             if line.startswith("#"):
                 echo(f"\n{line.lstrip('# ')}\n{'-' * len(line.lstrip('# '))}")
-    cell = notebook.cells[index]
-    if cell.cell_type == "code":
-        for text in map(text_of, cell.outputs):
-            if text:
-                echo(text)
+    for text in texts:
+        echo(text)
 
 
-def text_of(output: NotebookNode) -> str:
+def _joined(outputs: list[NotebookNode]) -> list[Mapping[str, Any]]:
+    """The outputs, with what was printed piece by piece in one piece."""
+    joined: list[Any] = []
+    for output in outputs:
+        if output.output_type == "stream" and joined and joined[-1].get("name") == output.name:
+            joined[-1] = {**joined[-1], "text": joined[-1]["text"] + output.text}
+        else:
+            joined.append(output)
+    return joined
+
+
+def text_of(output: Mapping[str, Any]) -> str:
     """An output as text; empty for what only a browser can show."""
-    if output.output_type == "stream":
-        text = output.text
-    elif output.output_type == "error":
-        text = "\n".join(output.traceback)
-    elif set(output.data) == {"text/plain"}:
-        text = output.data["text/plain"]
+    kind = output["output_type"]
+    if kind == "stream":
+        text = output["text"]
+    elif kind == "error":
+        text = "\n".join(output["traceback"])
+    elif set(output["data"]) == {"text/plain"}:
+        text = output["data"]["text/plain"]
     else:
         text = ""
     return _ANSI.sub("", text).rstrip("\n")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from IPython.core.error import UsageError
+from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import InteractiveShell
 
 from parallelkit.client import display as client_display
@@ -187,10 +188,10 @@ def load(shell: InteractiveShell) -> None:
     ParallelMagics(shell).register()
     failures.install(shell)
     progress.install(shell)
-    client_display.use(lambda result, groupby, result_only: _show_outputs(shell, result, groupby, result_only))
+    client_display.use(_show_outputs, progress.watch)
 
 
-def _show_outputs(shell: InteractiveShell, result: AsyncResult, groupby: str, result_only: bool) -> None:
+def _show_outputs(result: AsyncResult, groupby: str, result_only: bool) -> None:
     """``AsyncResult.display_outputs``, under the cell that runs."""
     rows = result.metadata if isinstance(result.metadata, list) else [result.metadata]
     pieces = []
@@ -201,7 +202,7 @@ def _show_outputs(shell: InteractiveShell, result: AsyncResult, groupby: str, re
             pieces += [Output(engine, "display", content) for content in row["outputs"]]
         if shown:
             pieces.append(Output(engine, "result", shown))
-    show_grouped(pieces, Screen(Cell(shell)), groupby)
+    show_grouped(pieces, Screen(Cell(get_ipython())), groupby)
 
 
 for _method, _options in (("px", o.PX), ("cell_px", o.PX), ("pxconfig", o.PXCONFIG), ("pxresult", o.PXRESULT)):

@@ -1,15 +1,14 @@
-"""How far a result is: a live line under the cell, a bar in a terminal, one line in a log."""
+"""How far a result is, as a live line under a cell."""
 
 from __future__ import annotations
 
 import html
 import threading
-import time
 from typing import Any
 
 from IPython.core.getipython import get_ipython
-from tqdm import tqdm
 
+from parallelkit.client import display
 from parallelkit.client.results import AsyncResult
 from parallelkit.jupyter.cell import Cell, new_display_id
 
@@ -32,7 +31,8 @@ def show(result: AsyncResult, cell: Cell) -> None:
     cell.show(bundle(result), display_id=display_id)
     if not cell.is_rich or result.done():
         return
-    done = _done_event(result)
+    done = threading.Event()  # not result.wait: that speaks up each time when the hub is silent
+    result.add_done_callback(lambda _: done.set())
 
     def keep_up() -> None:
         over = False
@@ -43,40 +43,13 @@ def show(result: AsyncResult, cell: Cell) -> None:
     threading.Thread(target=keep_up, name="parallelkit-progress", daemon=True).start()
 
 
-def wait_interactive(result: AsyncResult, interval: float = 0.1, timeout: float | None = -1) -> bool:
-    """Wait up to ``timeout`` seconds (None or negative: without limit) and show how far it is; whether it is ready.
-
-    In a notebook a live line, in a terminal a bar that is redrawn each ``interval`` seconds, else one line at the end.
-    """
+def watch(result: AsyncResult, done: threading.Event, interval: float, timeout: float | None) -> bool:
+    """``AsyncResult.wait_interactive``: a live line where there can be one, else what it is without a notebook."""
     cell = Cell(get_ipython())
-    done = _done_event(result)
-    limit = None if timeout is None or timeout < 0 else timeout
-    if cell.is_rich:
-        show(result, cell)
-        return done.wait(limit)
-    if cell.is_terminal:
-        return _with_bar(result, done, interval, limit)
-    ready = done.wait(limit)
-    cell.write("stderr", f"{result!r}\n")
-    return ready
-
-
-def _with_bar(result: AsyncResult, done: threading.Event, interval: float, limit: float | None) -> bool:
-    deadline = None if limit is None else time.monotonic() + limit
-    with tqdm(total=len(result), desc=result.label or None) as bar:
-        while True:
-            left = interval if deadline is None else max(0.0, min(interval, deadline - time.monotonic()))
-            ready = done.wait(left)
-            bar.update(result.progress - bar.n)
-            if ready or (deadline is not None and time.monotonic() >= deadline):
-                return ready
-
-
-def _done_event(result: AsyncResult) -> threading.Event:
-    """Set when it is complete. Not ``result.wait``: that speaks up each time when the hub is silent."""
-    event = threading.Event()
-    result.add_done_callback(lambda _: event.set())
-    return event
+    if not cell.is_rich:
+        return display.bar(result, done, interval, timeout)
+    show(result, cell)
+    return done.wait(timeout)
 
 
 def install(shell: Any) -> None:

@@ -29,9 +29,12 @@ def main() -> None:
     parser.add_argument("--cluster", required=True)
     parser.add_argument("--engines", type=int, required=True, help="how many to start")
     parser.add_argument("--id", type=bytes.fromhex, default=os.urandom(16), help="a replacement takes the old node's")
-    parser.add_argument("--parent", type=int, default=os.getppid(), help="process whose end ends the node")
+    # Told, not asked for: a keeper that is killed while this process starts is not its parent any more.
+    parser.add_argument("--keeper", type=int, default=os.getppid(), help="process whose end ends the node")
+    parser.add_argument("--lock", type=int, help="inherited descriptor of the lock on the cluster's folder")
     arguments = parser.parse_args()
     zygote = launch_zygote()
     from parallelkit.node.host import Host  # late: these imports and those of the zygote go on at the same time
 
-    sys.exit(Host(arguments.cluster, arguments.id, zygote, arguments.parent).run(arguments.engines))
+    host = Host(arguments.cluster, arguments.id, zygote, arguments.keeper, arguments.lock)
+    sys.exit(host.run(arguments.engines))

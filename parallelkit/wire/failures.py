@@ -159,7 +159,7 @@ def _describe_all(exc: BaseException) -> list[Link]:
         suppress = bool(_slot(member, "__suppress_context__"))
         link = _describe(member, whole=number == 0, pickled=number not in inside)
         parts: tuple[int, ...] = ()
-        if link.pickle and isinstance(member, BaseExceptionGroup):
+        if (link.pickle or number in inside) and isinstance(member, BaseExceptionGroup):
             parts = tuple(map(index, member.exceptions))
             inside.update(parts)
         cause = index(_slot(member, "__cause__"))

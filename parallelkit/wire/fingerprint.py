@@ -11,7 +11,7 @@ from __future__ import annotations
 import dis
 import sys
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from types import (
     BuiltinFunctionType,
@@ -160,7 +160,11 @@ class Fingerprint:
 def take(function: Any, by_value: Collection[str]) -> Fingerprint | None:
     """The fingerprint of a function or class, or None if it refers to anything that can change unseen."""
     survey = _Survey(by_value)
-    return Fingerprint(survey) if survey.add(function) else None
+    return Fingerprint(survey) if survey.walk(function) else None
+
+
+class _Mutable(Exception):
+    """Something has been met that can change unseen."""
 
 
 class _Survey:
@@ -172,49 +176,54 @@ class _Survey:
         self.scopes: list[_Scope] = []
         self.kept: list[Any] = []
         self.has_packages = False
-        self._seen: set[int] = set()
 
-    def add(self, value: Any) -> bool:
-        """Take note of ``value`` and of what it refers to; False if some of it can change unseen."""
-        if type(value) in ATOMS:
-            self.kept.append(value)
-            return True
-        if id(value) in self._seen:
-            return True
-        if len(self._seen) >= _LIMIT:
+    def walk(self, root: Any) -> bool:
+        """Take note of ``root`` and of all it refers to; False if some of it can change unseen."""
+        pending, seen = [root], {id(root)}
+        try:
+            while pending:
+                for value in self._note(pending.pop()):
+                    if type(value) in ATOMS:
+                        self.kept.append(value)
+                    elif value is not _ABSENT and id(value) not in seen:
+                        seen.add(id(value))
+                        pending.append(value)
+                if len(seen) > _LIMIT:
+                    return False
+        except _Mutable:
             return False
-        self._seen.add(id(value))
+        return True
+
+    def _note(self, value: Any) -> Iterable[Any]:
+        """Take note of one object; returns what it refers to."""
         if isinstance(value, FunctionType):
-            return self._add_named(value) if importable(value, self.by_value) else self._add_function(value)
+            return self._named(value) if importable(value, self.by_value) else self._function(value)
         if isinstance(value, type):
-            return self._add_named(value) if importable(value, self.by_value) else self._add_class(value)
-        if isinstance(value, ModuleType):
-            return self._add_module(value)
+            return self._named(value) if importable(value, self.by_value) else self._class(value)
         self.kept.append(value)
-        return self._add_other(value)
+        if isinstance(value, ModuleType):
+            return self._module(value)
+        return self._other(value)
 
-    def _add_all(self, values: Collection[Any]) -> bool:
-        return all(map(self.add, values))
-
-    def _add_named(self, value: FunctionType | type | BuiltinFunctionType) -> bool:
+    def _named(self, value: FunctionType | type | BuiltinFunctionType) -> Iterable[Any]:
         """Travels by name: what matters is that the name still leads to it."""
         owner, first = sys.modules[value.__module__], value.__qualname__.split(".")[0]
         names = getattr(owner, "__dict__", {})
         self.kept.append(value)
         self.scopes.append(_Scope(_always(owner), {first: id(names.get(first, _ABSENT))}, all=False))
-        return True
+        return ()
 
-    def _add_module(self, module: ModuleType) -> bool:
+    def _module(self, module: ModuleType) -> Iterable[Any]:
         if sys.modules.get(module.__name__) is not module or _within(module.__name__, self.by_value):
-            return False
-        self.kept.append(module)
+            raise _Mutable
         self.has_packages |= bool(getattr(module, "__package__", None))
-        return True
+        return ()
 
-    def _add_function(self, function: FunctionType) -> bool:
+    def _function(self, function: FunctionType) -> Iterable[Any]:
         scope, cells = function.__globals__, function.__closure__ or ()
-        found = [(name, scope.get(name, _ABSENT)) for name in sorted(_names_used(function.__code__))]
+        found = [(name, scope.get(name, _ABSENT)) for name in _names_used(function.__code__)]
         contents = [_content(cell) for cell in cells]
+        attributes = dict(function.__dict__)
         self.functions.append(
             _Function(
                 weakref.ref(function),
@@ -223,39 +232,40 @@ class _Survey:
                 function.__kwdefaults__,
                 tuple((name, id(value)) for name, value in found),
                 tuple(map(id, contents)),
-                _identities(function.__dict__),
+                _identities(attributes),
             )
         )
-        referred = [value for _, value in found] + contents + list(function.__dict__.values())
-        referred += (function.__defaults__ or ()) + tuple((function.__kwdefaults__ or {}).values())
-        return self._add_all([value for value in referred if value is not _ABSENT])
+        yield from (value for _, value in found)
+        yield from (*contents, *attributes.values())
+        yield from (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
 
-    def _add_class(self, cls: type) -> bool:
+    def _class(self, cls: type) -> Iterable[Any]:
         if type(cls) is not type:
-            return False  # a metaclass may keep anything anywhere
-        self.scopes.append(_Scope(weakref.ref(cls), _identities(cls.__dict__), all=True))
-        return self._add_all(cls.__bases__) and self._add_all(
-            [value for name, value in cls.__dict__.items() if name not in _UNWATCHED]
-        )
+            raise _Mutable  # a metaclass may keep anything anywhere
+        contents = dict(cls.__dict__)
+        self.scopes.append(_Scope(weakref.ref(cls), _identities(contents), all=True))
+        return *cls.__bases__, *(value for name, value in contents.items() if name not in _UNWATCHED)
 
-    def _add_other(self, value: Any) -> bool:
-        kind = type(value)
+    def _other(self, value: Any) -> Iterable[Any]:
+        kind: Any = type(value)
         if kind is tuple or kind is frozenset:
-            return self._add_all(value)
-        if kind is BuiltinFunctionType:
-            return importable(value, self.by_value) and self._add_named(value)
+            return tuple(value)
+        if kind is BuiltinFunctionType and importable(value, self.by_value):
+            return self._named(value)
         if kind is staticmethod or kind is classmethod:
-            return self.add(value.__func__)
+            return (value.__func__,)
         if kind is property:
-            return self._add_all((value.fget, value.fset, value.fdel))
+            return value.fget, value.fset, value.fdel
         if kind is _LRU_CACHE:
-            return self.add(value.__wrapped__)
-        return kind in (GetSetDescriptorType, MemberDescriptorType) or _full_name(kind) in _IMMUTABLE
+            return (value.__wrapped__,)
+        if kind in (GetSetDescriptorType, MemberDescriptorType) or kind in ATOMS or _full_name(kind) in _IMMUTABLE:
+            return ()
+        raise _Mutable
 
 
-def _names_used(code: CodeType) -> Iterator[str]:
+def _names_used(code: CodeType) -> frozenset[str]:
     names = global_names(code)
-    return iter(names.loaded | names.stored)
+    return names.loaded | names.stored
 
 
 def _full_name(kind: type) -> str:

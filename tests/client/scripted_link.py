@@ -12,10 +12,9 @@ import threading
 import time
 from collections import deque
 
-from parallelkit.engine.namespace import Namespace
-
 from parallelkit.engine.coroutines import Coroutines
 from parallelkit.engine.functions import Function
+from parallelkit.engine.namespace import Namespace
 from parallelkit.engine.operations import Operations, Work
 from parallelkit.errors import HubUnreachable
 from parallelkit.wire.frames import pack

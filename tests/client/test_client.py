@@ -1,6 +1,7 @@
 """Client: engines by index, waiting, asking the hub, and leaving nothing behind."""
 
 import gc
+import itertools
 import json
 import os
 import signal
@@ -93,6 +94,14 @@ def test_abort_cancels_what_is_pending(held):
     assert held.wait(timeout=TIMEOUT)
     assert all(result.cancelled() for result in results)
     assert held.abort() == 0
+
+
+def test_abort_of_everything_ends_imaps_too(client):
+    endless = client.load_balanced_view().imap(double, itertools.count())
+    assert next(endless) == 0
+    assert client.abort() == 1
+    assert list(endless) == []
+    assert client.abort() == 0
 
 
 def test_history_is_bounded(client):

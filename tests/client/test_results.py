@@ -5,6 +5,8 @@ import concurrent.futures
 import contextlib
 import gc
 import logging
+import os
+import signal
 import threading
 import weakref
 from datetime import UTC, datetime
@@ -223,6 +225,18 @@ def test_a_blocked_wait_tells_once_that_the_hub_is_silent(held, caplog):
 def _notify(condition):
     with condition:
         condition.notify_all()
+
+
+def test_ctrl_c_ends_a_wait_and_leaves_the_task_alone(held):
+    result = held.load_balanced_view().apply_async(double, 1)
+    for wait in (result.get, result.wait, lambda: next(iter(held[:].apply_async(double, 1))), held.wait):
+        interrupt = threading.Timer(0.02, os.kill, [os.getpid(), signal.SIGINT])
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            wait()
+        interrupt.join()
+    held.session.link.release()
+    assert result.get(TIMEOUT) == 2
 
 
 def test_return_when_first_exception_does_not_wait_for_the_rest(held):

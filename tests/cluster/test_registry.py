@@ -105,6 +105,15 @@ def test_cleaning_spares_a_dead_keepers_cluster_whose_hub_is_still_there(setting
     assert not config.cluster_dir(settings, "dying").exists()
 
 
+def test_an_empty_folder_is_what_a_keeper_leaves_that_is_killed_at_once(settings):
+    folder = config.cluster_dir(settings, "stillborn")
+    folder.mkdir(parents=True)
+    assert registry.clusters(settings) == []
+    folder.chmod(0o700)
+    assert registry.clean(settings) == ["stillborn"]
+    assert not folder.exists()
+
+
 def test_cleaning_what_is_not_there_does_not_make_it(settings):
     assert not registry.clean_one(settings, "nothing")
     assert not config.cluster_dir(settings, "nothing").exists()

@@ -251,7 +251,7 @@ def test_two_hundred_megabytes_printed_are_bounded(hub, process):
     assert hub.printed[seq][m.Stream.STDERR] == "… 199 MB more were printed; not sent\n".encode()
 
 
-def test_processes_that_tasks_start_are_not_engines(hub, process):
+def test_processes_that_tasks_start_are_not_engines(hub, process, tmp_path):
     def fork_and_terminate():
         import multiprocessing
 
@@ -263,13 +263,17 @@ def test_processes_that_tasks_start_are_not_engines(hub, process):
         return child.exitcode
 
     def fork_and_return():
-        return os.fork() or "a second engine?"
+        child = os.fork()
+        if not child:
+            print("from the child")
+        return child
 
     def reap(pid):
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     assert hub.call(fork_and_terminate) == -signal.SIGTERM
     assert hub.call(reap, hub.call(fork_and_return)) == 0
+    assert "from the child" in (tmp_path / "engine.log").read_text()
     assert hub.call(len, "still here") == 10
     assert hub.goodbyes == []
 

@@ -18,6 +18,7 @@ from parallelkit.engine.mailbox import Mailbox
 from parallelkit.engine.namespace import Namespace
 from parallelkit.engine.operations import Operations, Work
 from parallelkit.engine.output import Output, TextStream
+from parallelkit.errors import SerializationError
 from parallelkit.transport.reactor import Reactor
 from parallelkit.wire.failures import load_failure
 from parallelkit.wire.frames import pack, unpack
@@ -45,9 +46,9 @@ class PlainShell:
 class Engine:
     """An executor on this thread, a real loop on another, and a list of what was posted."""
 
-    def __init__(self):
+    def __init__(self, tasks=None):
         self.reactor = Reactor()
-        self.tasks = RunQueue()
+        self.tasks = tasks or RunQueue()
         self.letters = []
         self.arrived = threading.Condition()
         self.mailbox = Mailbox(self.reactor, self.deliver)
@@ -189,6 +190,12 @@ class TestMap:
         values, errors = engine.run(Operation.MAP, (False, [0, 1]), lambda x: exit(x) if x else "fine")[1]
         assert values == ["fine", None]
         assert len(errors) == 1
+
+    def test_one_value_that_cannot_be_sent_spares_the_others(self, engine):
+        values, errors = engine.run(Operation.MAP, (False, [0, 1, 2]), lambda x: threading.Lock() if x == 1 else x)[1]
+        assert values == [0, None, 2]
+        assert [index for index, _ in errors] == [1]
+        assert isinstance(load_failure(errors[0][1], []), SerializationError)
 
     def test_coroutines_are_run_in_their_places(self, engine):
         async def function(x):
@@ -430,6 +437,13 @@ class TestTimeout:
             assert engine.call(len, "abc", timeout=0.05)[1] == 3
         assert engine.call(lambda: time.sleep(0.2), timeout=None)[0] is Outcome.OK
 
+    def test_one_in_time_leaves_nothing_behind(self, engine):
+        assert engine.call(len, "abc", timeout=0.05)[0] is Outcome.OK
+        over = threading.Event()
+        engine.reactor.call_soon(lambda: engine.reactor.call_at(engine.reactor.now() + 0.1, over.set))
+        assert over.wait(10)
+        assert engine.executor._verdicts == {}
+
     def test_each_has_its_own(self, engine):
         assert engine.call(len, "abc", timeout=60)[0] is Outcome.OK
         assert engine.call(spin, timeout=0.05)[0] is Outcome.TIMEOUT
@@ -461,6 +475,29 @@ def test_the_loop_serves_until_the_end_of_the_process(engine):
 def _serve_quietly(executor):
     while True:
         executor.run_one(executor._next())
+
+
+class Late(RunQueue):
+    """Something arrives, and wakes nobody, right after it was found empty."""
+
+    late = None
+
+    def next(self):
+        entry = super().next()
+        if entry is None and self.late:
+            self.accept([self.late])
+        return entry
+
+
+def test_what_arrives_while_the_executor_goes_to_sleep_is_not_missed():
+    engine = Engine(Late())
+    entry = engine.tasks.late = Entry(SESSION, 1, 1 << 40 | 1, None)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(engine.executor._next()), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert found == [entry]
+    engine.reactor.close()
 
 
 def test_operations_are_in_the_order_of_the_wire():

@@ -9,6 +9,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+from parallelkit.client import display
 from parallelkit.client.client import Client
 from parallelkit.wire.failures import dump_failure
 from parallelkit.wire.frames import pack
@@ -56,6 +57,13 @@ def out(text):
 
 def err(text):
     return (Stream.STDERR, text.encode())
+
+
+@pytest.fixture(autouse=True)
+def shown_as_before(monkeypatch):
+    """Loading the extension changes how this process shows results; after the test it is as it was."""
+    monkeypatch.setattr(display, "_show", display._show)
+    monkeypatch.setattr(display, "_watch", display._watch)
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ def test_the_quickstart_is_found():
 
 def test_it_tells_headings_and_texts_and_leaves_out_what_needs_a_browser():
     outputs = [
-        new_output("stream", name="stdout", text="\x1b[31mred\x1b[0m\n"),
+        new_output("stream", name="stdout", text="\x1b[31mred\x1b[0m … "),
+        new_output("stream", name="stdout", text="done\n"),
         new_output("display_data", {"text/plain": "<HTML object>", "text/html": "<b>x</b>"}),
         new_output("execute_result", {"text/plain": "42"}),
         new_output("error", ename="E", evalue="v", traceback=["line one", "line two"]),
@@ -25,7 +26,13 @@ def test_it_tells_headings_and_texts_and_leaves_out_what_needs_a_browser():
     cells = [new_markdown_cell("Words\n\n## A heading\n\nmore words"), new_code_cell("code", outputs=outputs)]
     told = []
     demo.tell(new_notebook(cells=cells), 1, told.append)
-    assert told == ["\nA heading\n---------", "red", "42", "line one\nline two"]
+    assert told == ["\nA heading\n---------", "red … done", "42", "line one\nline two"]
+
+
+def test_a_cell_without_output_is_passed_over():
+    told = []
+    demo.tell(new_notebook(cells=[new_markdown_cell("# Heading"), new_code_cell("code")]), 1, told.append)
+    assert told == []
 
 
 def test_outputs_without_a_heading_before_them():

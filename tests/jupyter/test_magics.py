@@ -211,6 +211,15 @@ def test_help_lists_the_flags(run, capsys):
         assert flag in printed
 
 
+def test_outputs_of_any_result_are_shown_in_the_same_way(run, client, link, capsys):
+    link.play = lambda engine, code: [out("text\n"), shown_result("value")]
+    result = client[:].execute("x", silent=False)
+    result.display_outputs("engine")
+    result.display_outputs(result_only=True)
+    whole = [line for n in range(2) for line in (f"[stdout:{n}] text", f"Out[{n}]: value")]
+    assert capsys.readouterr().out.splitlines() == [*whole, "Out[0]: value", "Out[1]: value"]
+
+
 def test_progress_is_shown_when_it_takes_longer(run, shell, make_client, monkeypatch):
     """In a kernel; here the place for it is looked at through the cell's display."""
     client = make_client(2, held=True)
