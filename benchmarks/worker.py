@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 
 
 # The work is defined in this program, as users define theirs in a script or a notebook.
@@ -14,6 +13,8 @@ def noop(value=None):
 
 
 def sleep(seconds):
+    import time  # here for ipyparallel, whose engines do not get a function's globals
+
     time.sleep(seconds)
 
 

@@ -26,6 +26,10 @@ _HOMES = {
     "Cluster": "parallelkit.cluster.cluster",
     "connect": "parallelkit.cluster.connect",
     "errors": "parallelkit.errors",
+    **dict.fromkeys(
+        ("EngineLost", "ParallelKitError", "RemoteError", "RemoteErrors", "TaskCancelled", "TaskError", "TaskTimeout"),
+        "parallelkit.errors",
+    ),
 }
 
 __all__ = [*_HOMES, "__version__", "load_ipython_extension"]
@@ -39,6 +43,13 @@ if TYPE_CHECKING:
     from parallelkit.client.results import AsyncResult as AsyncResult
     from parallelkit.cluster.cluster import Cluster as Cluster
     from parallelkit.cluster.connect import connect as connect
+    from parallelkit.errors import EngineLost as EngineLost
+    from parallelkit.errors import ParallelKitError as ParallelKitError
+    from parallelkit.errors import RemoteError as RemoteError
+    from parallelkit.errors import RemoteErrors as RemoteErrors
+    from parallelkit.errors import TaskCancelled as TaskCancelled
+    from parallelkit.errors import TaskError as TaskError
+    from parallelkit.errors import TaskTimeout as TaskTimeout
     from parallelkit.wire.payload import Reference as Reference
 
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from parallelkit.errors import EngineLost, RemoteErrors, ResultError, TaskCancelled, TaskTimeout
+from parallelkit.errors import EngineLost, HubUnreachable, RemoteErrors, ResultError, TaskCancelled, TaskTimeout
 from parallelkit.wire.failures import load_failure
 from parallelkit.wire.frames import Buffer
 from parallelkit.wire.messages import Outcome, ResultRecord
@@ -29,6 +29,7 @@ _TEXT_OUTCOMES = {
     Outcome.CANCELLED: (TaskCancelled, "was cancelled"),
     Outcome.TIMEOUT: (TaskTimeout, "ran longer than its timeout"),
     Outcome.LOST: (EngineLost, "was lost with its engine"),
+    Outcome.ABANDONED: (HubUnreachable, "was abandoned"),
 }
 
 

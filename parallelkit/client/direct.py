@@ -58,6 +58,7 @@ class DirectView(View):
         return self.flags.block if block is None else block
 
     def _answer(self, result: AsyncResult, block: bool | None) -> Any:
+        __tracebackhide__ = True
         return wait_for(result) if self._blocking(block) else result
 
     def __len__(self) -> int:
@@ -82,6 +83,7 @@ class DirectView(View):
         ``silent=False`` counts it as an input and shows the last expression. With ``block`` it waits, and raises
         what the code raised. ``filename`` is what tracebacks name, ``cell`` an id that output is shown under.
         """
+        __tracebackhide__ = True
         payload = dump({"code": code, "filename": filename, "silent": silent, "cell": cell})
         result = self._start(Call(Operation.EXECUTE, payload), "execute", targets, label, convert=execute_reply)
         self._answer(result, block)
@@ -108,6 +110,7 @@ class DirectView(View):
             TypeError: a name is not a text.
             ValueError: a name is nothing that could be assigned to.
         """
+        __tracebackhide__ = True
         names = [_checked_name(name) for name in ns]
         payload = dump(dict(ns))
         return self._answer(self._start(Call(Operation.PUSH, payload), _titled("push", names), targets, label), block)
@@ -116,6 +119,7 @@ class DirectView(View):
         self, names: str | Sequence[str], targets: Targets = None, block: bool | None = None, label: str | None = None
     ) -> Any:
         """The value of a name or expression in each engine's namespace; for a list of them lists of values."""
+        __tracebackhide__ = True
         wanted = [names] if isinstance(names, str) else list(names)
         if not all(isinstance(name, str) for name in wanted):
             raise TypeError(f"pull({names!r}): a name, or a list of names")
@@ -129,9 +133,11 @@ class DirectView(View):
 
     def get(self, key: str) -> Any:
         """The value of a name or expression; waits."""
+        __tracebackhide__ = True
         return self.pull(key, block=True)
 
     def __getitem__(self, key: str) -> Any:
+        __tracebackhide__ = True
         if not isinstance(key, str):
             raise TypeError(f"view[{key!r}]: a view is indexed by names in its engines' namespaces")
         return self.get(key)

@@ -329,6 +329,7 @@ class MapIterator(ResultIterator):
         self._position = 0
 
     def __next__(self) -> Any:
+        __tracebackhide__ = True
         if self._position >= len(self._current.values):
             self._advance()
         position = self._position

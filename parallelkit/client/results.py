@@ -151,6 +151,7 @@ class AsyncResult(Future[Any], TaskRecords):
             TimeoutError: it is not complete; says how far it is, and if the hub is silent.
             Exception: what the function raised, as itself; several failures as :class:`RemoteErrors`.
         """
+        __tracebackhide__ = True
         error: Exception | None = None
         keep = return_exceptions or self._return_exceptions
         try:
@@ -167,6 +168,7 @@ class AsyncResult(Future[Any], TaskRecords):
 
     def result(self, timeout: float | None = None) -> Any:
         """As :meth:`get`."""
+        __tracebackhide__ = True
         try:
             return self.get(timeout)
         finally:
@@ -386,6 +388,7 @@ class AsyncResult(Future[Any], TaskRecords):
 
     def _item(self, index: int) -> Any:
         """The result at ``index``, which is here; raises if it failed."""
+        __tracebackhide__ = True
         value, error = open_arrival(self._arrivals[self._seqs[index]], self._describe)
         if error is None:
             return self._converted(index, value)
@@ -442,6 +445,7 @@ class ResultIterator(Iterator[Any]):
         self._indices = iter(indices)
 
     def __next__(self) -> Any:
+        __tracebackhide__ = True
         index = next(self._indices)
         result = self._result
         if not result._here(index):

@@ -198,7 +198,7 @@ class ClientService:
         self.situation.engines = {}
         reason = str(error).encode()
         for entry in self.ledger.abandon():
-            entry.sink.settle(m.ResultRecord(entry.seq, 0, m.Outcome.LOST, reason), ())
+            entry.sink.settle(m.ResultRecord(entry.seq, 0, m.Outcome.ABANDONED, reason), ())
         for answered in list(self._answers.values()):
             answered(None, str(error))
         self._answers.clear()

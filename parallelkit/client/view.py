@@ -2,6 +2,8 @@
 
 ``f_async`` returns an :class:`AsyncResult`, ``f_sync`` waits for the value, and ``f`` does what the flag ``block``
 says. Ctrl-C in a call that waits cancels what that call has sent; in ``AsyncResult.get`` it only ends the waiting.
+
+IPython and pytest leave functions with ``__tracebackhide__`` out of tracebacks: users see their line and the engine's.
 """
 
 from __future__ import annotations
@@ -133,10 +135,12 @@ class View:
 
     def apply_sync(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call ``f(*args, **kwargs)`` and wait for the value."""
+        __tracebackhide__ = True
         return wait_for(self.apply_async(f, *args, **kwargs))
 
     def apply(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
         """:meth:`apply_sync` or :meth:`apply_async`, as the flag ``block`` says."""
+        __tracebackhide__ = True
         result = self.apply_async(f, *args, **kwargs)
         return wait_for(result) if self.flags.block else result
 
@@ -146,11 +150,13 @@ class View:
 
     def map(self, f: Any, /, *sequences: Iterable[Any], block: bool | None = None, **how: Any) -> Any:
         """:meth:`map_sync` or :meth:`map_async`, as ``block`` or the flag says."""
+        __tracebackhide__ = True
         result = self.map_async(f, *sequences, **how)
         return wait_for(result) if (self.flags.block if block is None else block) else result
 
     def map_sync(self, f: Any, /, *sequences: Iterable[Any], **how: Any) -> list[Any]:
         """The list of ``f`` of each item; arguments as for :meth:`map_async`."""
+        __tracebackhide__ = True
         values: list[Any] = wait_for(self.map_async(f, *sequences, **how))
         return values
 
@@ -205,6 +211,7 @@ def _changed(flags: Flags, changes: Mapping[str, Any]) -> Flags:
 
 def wait_for(result: AsyncResult) -> Any:
     """The value of a result that only this call knows of; cancelled with the call."""
+    __tracebackhide__ = True
     try:
         return result.get()
     except KeyboardInterrupt:

@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 #: Bytes of small payloads in one message; what is beyond leaves in the next.
 BATCH = 8 << 20
+#: Silence of the hub, in seconds, after which an engine without a node takes its cluster for gone. Others end with
+#: their node, which ends with the cluster.
+LONELY = 3600.0
 
 
 class Runner(Protocol):
@@ -211,7 +214,11 @@ class EngineService:
         self.port.send(HUB, self._hello)
 
     def _beat(self) -> None:
-        if self._loop.now() - self._heard > 2 * self._heartbeat:
+        silence = self._loop.now() - self._heard
+        if silence > LONELY and not self._hello.node:
+            self._end(f"no hub has answered for {LONELY:g} s and no node watches this engine", 1)
+            return
+        if silence > 2 * self._heartbeat:
             # No beats into the void: they would all reach the next hub. Hellos do no harm there.
             self._introduce()
         elif self._tasks.epoch >= 0:

@@ -42,6 +42,7 @@ class Outcome(IntEnum):
     CANCELLED = 2
     TIMEOUT = 3
     LOST = 4  # its engine died, and it may not run again
+    ABANDONED = 5  # the client was closed or its cluster ended; made at the client, never sent
 
 
 class Stream(IntEnum):

@@ -192,7 +192,7 @@ class ScriptedLink:
                 self._condition.notify_all()
             del task  # else it would keep the last result alive
         for task in left:
-            task.sink.settle(ResultRecord(task.seq, 0, Outcome.LOST, b"this client was closed"), ())
+            task.sink.settle(ResultRecord(task.seq, 0, Outcome.ABANDONED, b"this client was closed"), ())
 
     def _run(self, task):
         if isinstance(task, Cancelled):

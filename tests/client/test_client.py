@@ -14,7 +14,7 @@ import pytest
 
 from parallelkit.client.client import Client
 from parallelkit.client.direct import DirectView
-from parallelkit.errors import ConnectionFileError, EngineLost, EnginesMissing, HubUnreachable, NoSuchEngine
+from parallelkit.errors import ConnectionFileError, EnginesMissing, HubUnreachable, NoSuchEngine
 from parallelkit.wire import messages as m
 from tests.client.scripted_link import ScriptedLink
 
@@ -180,7 +180,7 @@ def test_a_closed_client_says_so_and_its_results_end(held):
     with held:
         assert not held.closed
     assert held.closed
-    with pytest.raises(EngineLost, match="this client was closed"):
+    with pytest.raises(HubUnreachable, match="this client was closed"):
         result.get(TIMEOUT)
     with pytest.raises(HubUnreachable):
         held.load_balanced_view().apply_async(double, 1)

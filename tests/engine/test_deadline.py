@@ -16,6 +16,7 @@ class Clock:
         self.timers = 0
 
     def call_at(self, when, callback):
+        assert when <= self.now() + HORIZON
         self.timers += 1
         self.peer.call_at(when, callback)
 

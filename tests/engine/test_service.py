@@ -6,7 +6,7 @@ import pytest
 
 from parallelkit.core.runqueue import RunQueue
 from parallelkit.engine.mailbox import Letter
-from parallelkit.engine.service import BATCH, EngineService
+from parallelkit.engine.service import BATCH, LONELY, EngineService
 from parallelkit.transport.base import HUB
 from parallelkit.transport.loopback import LoopbackNetwork
 from parallelkit.wire import messages as m
@@ -68,7 +68,7 @@ class ScriptedRunner:
 
 
 class Bench:
-    def __init__(self, silent=False):
+    def __init__(self, silent=False, node=b""):
         self.network = LoopbackNetwork()
         self.hub = ScriptedHub(self.network)
         self.hub.silent = silent
@@ -77,7 +77,7 @@ class Bench:
         self.ends = []
         self.welcomes = []
         peer = self.network.join(m.ROLE_ENGINE + INCARNATION)
-        hello = m.EngineHello(m.PROTOCOL, "3.11", "0", "host", 1, INCARNATION, -1, b"")
+        hello = m.EngineHello(m.PROTOCOL, "3.11", "0", "host", 1, INCARNATION, -1, node)
         self.service = EngineService(
             peer, self.tasks, hello, 1.0, self.welcomes.append, lambda reason, code: self.ends.append((reason, code))
         )
@@ -340,6 +340,15 @@ class TestHubRestart:
         bench.settle(20)
         assert len(bench.hub.of(m.EngineBeat)) <= 4
         assert len(bench.hub.of(m.EngineHello)) > 10
+
+    @pytest.mark.parametrize(("node", "ends"), [(b"", 1), (b"N" * 17, 0)])
+    def test_without_a_node_it_does_not_wait_for_ever(self, node, ends):
+        bench = Bench(node=node)
+        bench.hub.silent = True
+        bench.settle(LONELY - 10)
+        assert bench.ends == []
+        bench.settle(LONELY)
+        assert len(bench.ends) == ends
 
     def test_a_hub_that_does_not_know_it_is_told(self, bench):
         bench.hub.epoch = 2

@@ -93,6 +93,10 @@ class TestCells:
         assert len([name for name in shell.user_ns if name.startswith("_i") and name[2:].isdigit()]) <= KEPT_CELLS + 1
         assert shell.history_manager.db_input_cache == []
 
+    def test_what_cells_show_is_not_kept(self, shell):
+        shell.execute("print('text'); display({'text/plain': 'rich'}, raw=True)")
+        assert not getattr(shell.history_manager, "outputs", {})
+
 
 class TestErrors:
     def text_of(self, shell, code, **options):
