@@ -1,7 +1,7 @@
 # Everything runs in .venv; a stamp file for each set of extras makes repeated calls quick.
 #   make demo   run the quickstart notebook on a local cluster and show what it did
 #   make test   lint, types, tests: what .ci/run runs
-#   make lab    open the quickstart in JupyterLab
+#   make lab    open the quickstart in JupyterLab; LAB="--no-browser"
 #   make bench  compare with other systems on this machine; BENCH="--quick", BENCH="--all"
 #   make clean  remove all that these made
 
