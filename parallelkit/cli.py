@@ -138,7 +138,8 @@ def status(name: Name = None) -> None:
     since = _time(registry.find(config.load(), cluster.name).started)
     out.print(
         f"Cluster [bold]{cluster.name}[/]: {_plural(len(queues), 'engine')} of {cluster.n}, running since {since}, "
-        f"{_plural(unassigned, 'task')} unassigned"
+        f"{_plural(unassigned, 'task')} unassigned",
+        soft_wrap=True,
     )
     out.print(table)
 

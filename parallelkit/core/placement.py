@@ -101,6 +101,8 @@ class Placement:
 
     def assign(self, now: float) -> list[tuple[Engine, list[Task]]]:
         """What each engine should get now. The caller moves the tasks and sends them."""
+        if not (self._touched or self.anywhere):
+            return []
         touched, self._touched = self._touched, {}
         chosen = [(engine, self._direct(engine, now)) for engine in touched if engine.lane]
         for engine in touched:

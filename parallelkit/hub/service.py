@@ -56,6 +56,7 @@ class HubService:
         self._heartbeat = heartbeat
         self._epoch = epoch
         self._wake_at: float | None = None
+        self._acknowledged: list[e.Acknowledged] = []
         self._releasing = False
         self._receivers = self._receiving()
         self._performers = self._performing()
@@ -124,6 +125,10 @@ class HubService:
 
     def flush(self) -> None:
         self._outbox.flush(self.port)
+        if self._acknowledged:  # after the assignments that came with them: nobody waits for these
+            acknowledged, self._acknowledged = self._acknowledged, []
+            for event in acknowledged:
+                self.handle(event)
         if self._outbox.has_released and not self._releasing:
             self._releasing = True
             self._loop.call_at(self._loop.now() + RELEASE_DELAY, self._flush_released)
@@ -163,7 +168,7 @@ class HubService:
         if message.functions:
             self._keep(message.functions)
         if message.acknowledged:
-            self.handle(e.Acknowledged(peer[1:], message.acknowledged))
+            self._acknowledged.append(e.Acknowledged(peer[1:], message.acknowledged))
         if message.epoch != self._epoch:
             return  # meant for the hub before this one; the next inventory brings what is still wanted
         position = 0

@@ -158,9 +158,10 @@ class Reactor:
             return True
 
     def _drive(self, done: Callable[[], Any], deadline: float) -> None:
-        while not (self._stopped or done()):
+        while True:
+            self._run_soon()  # first: it is what this thread has just asked for, and goes out before the wait
             left = deadline - time.monotonic()
-            if left <= 0:
+            if self._stopped or done() or left <= 0:
                 return
             self.turn(left)
 

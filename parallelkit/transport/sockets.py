@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import zmq
@@ -35,6 +35,9 @@ RETRY = 0.005
 MAX_COMPLAINTS = 100
 
 
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)  # as numbers: enums are slow to combine
+
+
 def _tune(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
     socket.setsockopt(zmq.RCVHWM, HIGH_WATER)
@@ -47,17 +50,21 @@ def _tune(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
 
 
-def _receive(socket: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
-    """One message as frames that are never copied, or None when there is none now."""
-    try:
+def _arrived(socket: zmq.Socket[bytes]) -> Iterator[list[zmq.Frame]]:
+    """The messages that are here, as frames that are never copied; at most ``DRAIN`` of them.
+
+    Called when there is at least one. For more it asks first: "nothing there" as an exception costs more, and at every
+    hop of every task.
+    """
+    for _ in range(DRAIN):
         frame = socket.recv(zmq.NOBLOCK, copy=False)
-    except zmq.Again:
-        return None
-    frames = [frame]
-    while frame.more:
-        frame = socket.recv(zmq.NOBLOCK, copy=False)
-        frames.append(frame)
-    return frames
+        frames = [frame]
+        while frame.more:
+            frame = socket.recv(zmq.NOBLOCK, copy=False)
+            frames.append(frame)
+        yield frames
+        if not int(socket.get(_EVENTS)) & _POLLIN:
+            return
 
 
 class _Sender:
@@ -126,10 +133,7 @@ class DealerPort:
         return self._sender.send(peer, [encode(message), *frames])
 
     def _readable(self) -> None:
-        for _ in range(DRAIN):
-            parts = _receive(self._socket)
-            if parts is None:
-                break
+        for parts in _arrived(self._socket):
             try:
                 message = self._decoder.decode(parts[0].buffer)
             except RemoteProtocolError as error:
@@ -160,10 +164,7 @@ class RouterPort:
         return self._sender.send(peer, [peer, encode(message), *frames])
 
     def _readable(self) -> None:
-        for _ in range(DRAIN):
-            parts = _receive(self._socket)
-            if parts is None:
-                break
+        for parts in _arrived(self._socket):
             try:
                 peer, message = self._open(parts)
             except RemoteProtocolError as error:

@@ -69,12 +69,24 @@ def test_a_process_that_inherited_the_lock_keeps_it(folder):
     os.close(claimed)
 
 
-def test_a_lock_on_a_folder_that_was_removed_meanwhile_is_worth_nothing(folder):
+def test_a_lock_on_a_folder_that_is_no_longer_at_its_path_is_worth_nothing(folder, monkeypatch):
+    """The last owner removes the folder just before we get its lock, and a successor makes another."""
+    flock = fcntl.flock
+
+    def late(descriptor, operation):
+        shutil.rmtree(folder)
+        folder.mkdir(mode=0o700)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert try_claim(folder) is None
+
+
+def test_a_lock_on_a_removed_folder_does_not_keep_its_name(folder):
     old = claim(folder)
     shutil.rmtree(folder)
     new = try_claim(folder)
-    assert new is not None  # another folder at the same path, free although the old lock is held
-    assert try_claim(folder) is None
+    assert new is not None
     os.close(old)
     assert try_claim(folder) is None
     os.close(new)

@@ -215,6 +215,18 @@ def test_a_zygote_ends_with_its_node(tmp_path):
     assert not alive(forked.pid)
 
 
+def test_an_engine_dies_with_its_zygote_even_when_nobody_else_sees_to_it(tmp_path):
+    process, control = launch()
+    with control:
+        control.recv(z.MAX_PACKET)
+        control.send(z.encode(z.Fork(b"x", 3, "", b"", str(tmp_path / "3.log"))))
+        forked = z.decode_from_zygote(control.recv(z.MAX_PACKET))
+        assert isinstance(forked, z.Forked)
+        process.kill()
+        process.wait()
+        wait_until_gone(forked.pid)
+
+
 def test_zygotes_that_never_get_ready_are_given_up(tmp_path):
     node = Node(tmp_path, "raise SystemExit(1)")
     node.until(lambda: node.reasons)

@@ -17,6 +17,8 @@ from parallelkit import config
 from parallelkit.cluster import registry
 from parallelkit.cluster.cluster import Cluster
 from parallelkit.cluster.connect import connect
+from parallelkit.cluster.launch import launch
+from parallelkit.cluster.processes import reap
 from parallelkit.errors import ClusterError, ConnectionFileError, EnginesMissing, HubUnreachable, LaunchError
 
 pytestmark = pytest.mark.system
@@ -311,6 +313,25 @@ def test_a_killed_keeper_takes_everything_with_it(home, cluster):
     os.kill(home.pid_of("parallelkit.cluster.keeper"), signal.SIGKILL)
     home.wait_until_nothing_is_left()
     assert not cluster[0].is_running()
+
+
+@pytest.mark.parametrize("other", ["parallelkit.hub", "parallelkit.node"])
+def test_whichever_of_hub_and_node_is_left_cleans_up_after_the_keeper(home, cluster, other):
+    victims = [home.pid_of("parallelkit.cluster.keeper"), home.pid_of(other)]
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    home.wait_until_nothing_is_left()
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.1, 0.3])
+def test_a_keeper_that_is_killed_while_its_cluster_starts_leaves_no_process(home, delay):
+    keeper = launch(config.load(), "early", 2, None)
+    time.sleep(delay)  # not to wait for something, but to strike at another moment
+    os.kill(keeper.pid, signal.SIGKILL)
+    reap(keeper.pid, block=True)
+    wait_until(lambda: not home.processes(), PROMISE)
+    registry.clean(config.load())  # killed before it had started anything, nobody else was there to clean up
+    home.wait_until_nothing_is_left(0.5)
 
 
 def test_a_killed_node_and_its_engines_are_replaced(home, cluster):
