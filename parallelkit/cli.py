@@ -132,9 +132,10 @@ def status(name: Name = None) -> None:
     with cluster.connect_client_sync() as client:
         queues: dict[Any, Any] = client.queue_status(verbose=True)
     unassigned = queues.pop("unassigned")
-    table = Table("engine", "running", "queued", "completed", "host", "pid")
+    table = Table("engine", "running", "queued", "completed", "host", "pid", "state")
+    keys = ("tasks", "queue", "completed", "host", "pid", "state")
     for id, load in sorted(queues.items()):
-        table.add_row(str(id), *(str(load.get(key, "")) for key in ("tasks", "queue", "completed", "host", "pid")))
+        table.add_row(str(id), *(str(load.get(key, "")) for key in keys))
     since = _time(registry.find(config.load(), cluster.name).started)
     out.print(
         f"Cluster [bold]{cluster.name}[/]: {_plural(len(queues), 'engine')} of {cluster.n}, running since {since}, "

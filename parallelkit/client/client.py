@@ -53,7 +53,10 @@ class Client:
     ) -> None:
         settings = config.load(cluster=name or cluster, connect_timeout=timeout)
         info = _connection(connection_info, settings)
-        self._start(connect(info, timeout=settings.connect_timeout))
+        try:
+            self._start(connect(info, timeout=settings.connect_timeout))
+        except ConnectionFileError as error:
+            raise ConnectionFileError(f"{error}; {_running(settings, besides=info.cluster)}") from None
 
     def _start(self, link: Link) -> None:
         #: Shared with the views and results of this client.
@@ -181,7 +184,8 @@ class Client:
 
     def queue_status(self, targets: Targets = "all", verbose: bool = False) -> dict[Any, Any]:
         """Tasks by engine id: ``{"queue": waiting there, "tasks": running, "completed": so far}``; and under
-        ``"unassigned"`` how many wait at the hub. ``verbose`` adds each engine's host and process id.
+        ``"unassigned"`` how many wait at the hub. ``verbose`` adds each engine's host, process id and state: "ok",
+        "unresponsive" (its process runs but does not answer: something in it holds the GIL) or "silent".
 
         Raises:
             HubUnreachable: no answer in time.
@@ -190,11 +194,11 @@ class Client:
         engines = self.session.link.engines
         wanted = resolve(targets, self.ids) if self.ids else ()
         status: dict[Any, Any] = {}
-        for id, running, queued, completed in answer["engines"]:
+        for id, running, queued, completed, state in answer["engines"]:
             if id in wanted:
                 status[id] = {"queue": queued, "tasks": running, "completed": completed}
                 if verbose and id in engines:
-                    status[id].update(host=engines[id].host, pid=engines[id].pid)
+                    status[id].update(host=engines[id].host, pid=engines[id].pid, state=state)
         status["unassigned"] = answer["unassigned"]
         return status
 
@@ -313,6 +317,7 @@ def _connection(wanted: str | Path | ConnectionInfo | None, settings: config.Set
     return read_connection(path)
 
 
-def _running(settings: config.Settings) -> str:
-    names = sorted(path.parent.name for path in config.runtime_dir(settings).glob(f"*/{CLIENT_FILE}"))
+def _running(settings: config.Settings, besides: str = "") -> str:
+    found = {path.parent.name for path in config.runtime_dir(settings).glob(f"*/{CLIENT_FILE}")}
+    names = sorted(found - {besides})
     return f"running: {', '.join(names)}" if names else "none is"

@@ -14,7 +14,7 @@ from typing import Any
 from parallelkit.client.service import Cargo, ClientService, Sink, TaskEntry
 from parallelkit.core.ledger import Entry
 from parallelkit.errors import AuthError, ClusterError, HubUnreachable
-from parallelkit.transport.connection import ConnectionInfo
+from parallelkit.transport.connection import ConnectionInfo, require_listener
 from parallelkit.transport.reactor import Reactor
 from parallelkit.transport.sockets import connect as connect_socket
 from parallelkit.wire import messages as m
@@ -23,6 +23,8 @@ from parallelkit.wire.payload import Function, Payload
 
 #: How long ``close`` waits for the I/O thread, which has only to send a goodbye.
 CLOSE_TIMEOUT = 5.0
+#: Seconds without a listener after which a connection file is stale; a hub that is restarted is back much sooner.
+STALE_AFTER = 2.0
 
 
 @dataclass(slots=True)
@@ -219,9 +221,11 @@ def connect(info: ConnectionInfo, *, timeout: float) -> Link:
 
     Raises:
         HubUnreachable: nobody answered within ``timeout`` seconds.
+        ConnectionFileError: nobody listens there at all.
         AuthError: the key was refused.
         VersionMismatch: Python or protocol versions that do not go together.
     """
+    require_listener(info, min(timeout, STALE_AFTER))
     link = Link(info)
     deadline = time.monotonic() + timeout
     situation = link._service.situation

@@ -160,14 +160,15 @@ class Placement:
         self._hungry.pop(engine, None)
         if not engine.assigned:
             self._idle[engine] = None
-        elif self._has_room(engine):
-            self._hungry[engine] = None
+        elif self._has_room(engine, self.prefetch / 2):
+            self._hungry[engine] = None  # filled up only when half empty: fewer and larger assignments
         if len(engine.assigned) > 1:
             self._loaded[engine] = None
 
-    def _has_room(self, engine: Engine) -> bool:
+    def _has_room(self, engine: Engine, level: float) -> bool:
+        """Whether it holds less than ``level`` seconds of work beyond what it runs."""
         running = engine.oldest().estimate
-        return running <= LONG and engine.ahead - running < self.prefetch and len(engine.assigned) < MAX_AHEAD
+        return running <= LONG and engine.ahead - running < level and len(engine.assigned) < MAX_AHEAD
 
     def _fill(self, engine: Engine, limit: int, now: float, *, only_targeted: bool = False) -> list[Task]:
         tasks: list[Task] = []
@@ -178,7 +179,10 @@ class Placement:
             lane, task = found
             estimate = self.durations.of(task.work.function, task.work.items)
             if engine.assigned and not (
-                estimate is not None and estimate <= LONG and task.max_attempts > 1 and self._has_room(engine)
+                estimate is not None
+                and estimate <= LONG
+                and task.max_attempts > 1
+                and self._has_room(engine, self.prefetch)
             ):
                 break
             lane.take_head()

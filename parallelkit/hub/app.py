@@ -19,7 +19,7 @@ from typing import Any
 
 from parallelkit import config
 from parallelkit.core.scheduler import Scheduler
-from parallelkit.errors import ConnectionFileError
+from parallelkit.errors import ConnectionFileError, LaunchError
 from parallelkit.hub.service import HubService
 from parallelkit.transport.connection import (
     CLIENT_FILE,
@@ -54,7 +54,11 @@ def main() -> None:
     )
     folder = config.cluster_dir(settings, arguments.cluster)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    run(arguments.cluster, arguments.epoch, settings, folder, arguments.keeper)
+    try:
+        run(arguments.cluster, arguments.epoch, settings, folder, arguments.keeper)
+    except LaunchError as error:
+        log.critical("%s", error)
+        sys.exit(1)
 
 
 def run(cluster: str, epoch: int, settings: config.Settings, folder: Path, keeper: int) -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Time for the last messages to leave before the hub ends.
 FAREWELL = 0.1
+#: Beats after which an engine is no longer taken for well.
+BEATS_MISSED = 3
 
 
 class Control:
@@ -41,11 +43,19 @@ class Control:
                 min(1, len(engine.assigned)),
                 max(0, len(engine.assigned) - 1) + len(engine.lane),
                 engine.completed,
+                self._state(engine),
             )
             for engine in scheduler.roster
         ]
         value = {"engines": engines, "unassigned": statistics.unassigned, "sessions": statistics.sessions}
         self._answer(peer, message.number, value)
+
+    def _state(self, engine: Engine) -> str:
+        """Two layers: what the engine says of itself, and what its node sees of its process."""
+        latest = self._hub.loop.now() - BEATS_MISSED * self._hub.heartbeat
+        if engine.heard >= latest:
+            return "ok"
+        return "unresponsive" if engine.vouched >= latest else "silent"
 
     def _story(self, peer: bytes, message: m.QueryStory, frames: Sequence[Buffer]) -> None:
         lines = self._hub.scheduler.story(peer[1:], message.seq)

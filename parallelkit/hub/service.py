@@ -53,7 +53,7 @@ class HubService:
         self._outbox = Outbox(epoch, self._functions)
         self._peers = Peers(cluster, epoch, heartbeat, limits, output_limit)
         self._control = Control(self)
-        self._heartbeat = heartbeat
+        self.heartbeat = heartbeat
         self._epoch = epoch
         self._wake_at: float | None = None
         self._acknowledged: list[e.Acknowledged] = []
@@ -145,7 +145,7 @@ class HubService:
     def _tick(self) -> None:
         self.handle(e.Tick())
         self.flush()
-        self._loop.call_at(self._loop.now() + self._heartbeat / 2, self._tick)
+        self._loop.call_at(self._loop.now() + self.heartbeat / 2, self._tick)
 
     # ----------------------------------------------------------------------------------------------- clients
 

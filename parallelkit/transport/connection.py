@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +22,10 @@ CLIENT_FILE = "client.json"
 ENGINE_FILE = "engine.json"
 #: The hub's own keys over TCP: a hub that follows a killed one takes them over.
 HUB_FILE = "hub.json"
+#: Scheme of endpoints that are unix sockets.
+UNIX = "ipc://"
+#: Seconds between two looks for a listener.
+RETRY = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,29 @@ def write_connection(path: Path, info: ConnectionInfo) -> None:
     with os.fdopen(descriptor, "w") as stream:
         json.dump(asdict(info), stream, indent=1)
     scratch.rename(path)
+
+
+def require_listener(info: ConnectionInfo, patience: float) -> None:
+    """Return when somebody listens at a unix socket's endpoint; over TCP at once, since there only the hub can tell.
+
+    Raises:
+        ConnectionFileError: nobody did within ``patience`` seconds: the file outlived its hub.
+    """
+    if not info.endpoint.startswith(UNIX):
+        return
+    deadline = time.monotonic() + patience
+    while True:
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(info.endpoint.removeprefix(UNIX))
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise ConnectionFileError(
+                        f"the connection file of cluster {info.cluster!r} is stale: nobody listens at {info.endpoint}"
+                    ) from error
+            else:
+                return
+        time.sleep(RETRY)
 
 
 def read_connection(path: Path) -> ConnectionInfo:

@@ -15,7 +15,7 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from parallelkit.errors import RemoteProtocolError
+from parallelkit.errors import LaunchError, RemoteProtocolError
 from parallelkit.transport.base import Shell
 from parallelkit.transport.connection import ConnectionInfo
 from parallelkit.transport.reactor import Reactor
@@ -230,6 +230,9 @@ def listen(reactor: Reactor, endpoint: str, shell: Shell, secret_key: str = "") 
     """Bind the hub's port; returns it and the endpoint with the port number that was free.
 
     With ``secret_key`` (TCP) only keys admitted by the ZAP handler get in; the handler must be there already.
+
+    Raises:
+        LaunchError: the address is taken, or is none of this machine's.
     """
     socket: zmq.Socket[bytes] = reactor.context.socket(zmq.ROUTER)
     _tune(socket)
@@ -242,5 +245,8 @@ def listen(reactor: Reactor, endpoint: str, shell: Shell, secret_key: str = "") 
         socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # else libzmq lets everyone in when no handler answers
     port = RouterPort(reactor, socket, shell, authenticated=bool(secret_key))
-    socket.bind(endpoint)
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise LaunchError(f"the hub cannot listen at {endpoint}: {error.strerror}") from error
     return port, socket.getsockopt_string(zmq.LAST_ENDPOINT)

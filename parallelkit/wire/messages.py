@@ -134,6 +134,7 @@ class EngineLoad(_Record, frozen=True):
     running: int
     queued: int
     completed: int
+    state: str  # "ok"; "unresponsive": its process runs, but nothing in it answers (the GIL is held); "silent"
 
 
 class ProcessState(_Record, frozen=True):

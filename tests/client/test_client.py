@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import threading
 import time
 import weakref
@@ -117,7 +118,7 @@ def test_history_is_bounded(client):
 
 
 def test_queue_status(client):
-    answer = {"engines": [[0, 1, 5, 40], [1, 0, 0, 41]], "unassigned": 7, "sessions": 1}
+    answer = {"engines": [[0, 1, 5, 40, "ok"], [1, 0, 0, 41, "unresponsive"]], "unassigned": 7, "sessions": 1}
     client.session.link.answers.extend([answer] * 2)
     assert client.queue_status() == {
         0: {"queue": 5, "tasks": 1, "completed": 40},
@@ -125,7 +126,10 @@ def test_queue_status(client):
         "unassigned": 7,
     }
     status = client[1].queue_status(verbose=True)
-    assert status == {1: {"queue": 0, "tasks": 0, "completed": 41, "host": "host1", "pid": 4001}, "unassigned": 7}
+    assert status == {
+        1: {"queue": 0, "tasks": 0, "completed": 41, "host": "host1", "pid": 4001, "state": "unresponsive"},
+        "unassigned": 7,
+    }
 
 
 def test_signals_reach_the_engines_named(client):
@@ -252,9 +256,22 @@ def test_a_missing_or_damaged_file_is_named(cluster_home, tmp_path):
         Client(str(damaged))
 
 
-def test_a_hub_that_does_not_answer_is_unreachable(cluster_home, tmp_path):
-    stale = tmp_path / "stale.json"
-    stale.write_text(json.dumps({"cluster": "gone", "endpoint": f"ipc://{cluster_home}/gone.sock"}))
-    stale.chmod(0o600)
-    with pytest.raises(HubUnreachable, match="'gone'"):
+def _connection_file(path, endpoint):
+    path.write_text(json.dumps({"cluster": "gone", "endpoint": endpoint}))
+    path.chmod(0o600)
+    return path
+
+
+def test_a_connection_file_that_outlived_its_hub_is_stale(cluster_home, tmp_path):
+    stale = _connection_file(tmp_path / "stale.json", f"ipc://{cluster_home}/gone.sock")
+    with pytest.raises(ConnectionFileError, match=r"'gone' is stale: nobody listens at .*; none is"):
         Client(stale, timeout=0.05)
+
+
+def test_a_hub_that_does_not_answer_is_unreachable(cluster_home, tmp_path):
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(f"{cluster_home}/mute.sock")
+        mute.listen()
+        file = _connection_file(tmp_path / "mute.json", f"ipc://{cluster_home}/mute.sock")
+        with pytest.raises(HubUnreachable, match="'gone'"):
+            Client(file, timeout=0.05)
