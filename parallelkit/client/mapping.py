@@ -30,6 +30,8 @@ class AsyncMapResult(AsyncResult):
 
     _noun = "items"
 
+    _kind = "AsyncMapResult"
+
     def __init__(
         self,
         session: Session,

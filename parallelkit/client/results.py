@@ -41,6 +41,9 @@ class AsyncResult(Future[Any], TaskRecords):
     _done_callbacks: list[Callable[[Future[Any]], Any]]
     _return_exceptions = False
 
+    #: What it is called in texts; subclasses are a matter of how it is fed.
+    _kind = "AsyncResult"
+
     def __init__(
         self,
         session: Session,
@@ -414,7 +417,7 @@ class AsyncResult(Future[Any], TaskRecords):
         display.show(self, groupby, result_only)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._name}: {self._state_text()}>"
+        return f"<{self._kind} {self._name}: {self._state_text()}>"
 
     def _state_text(self) -> str:
         if self.done():

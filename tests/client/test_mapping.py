@@ -319,7 +319,7 @@ def test_the_feeder_sends_more_as_results_make_room(held):
 def test_repr_and_metadata_count_items_and_tasks(held):
     link = held.session.link
     result = held.load_balanced_view(label="sq").map_async(square, range(6), chunksize=2)
-    assert repr(result) == "<FedMapResult square: 0 of 6 done>"
+    assert repr(result) == "<AsyncMapResult square: 0 of 6 done>"
     link.step(2)
     assert [row["status"] for row in result.metadata] == ["ok", "ok", "pending"]
     assert {row["label"] for row in result.metadata} == {"sq"}
