@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -20,66 +19,9 @@ from parallelkit.cluster.connect import connect
 from parallelkit.cluster.launch import launch
 from parallelkit.cluster.processes import reap
 from parallelkit.errors import ClusterError, ConnectionFileError, EnginesMissing, HubUnreachable, LaunchError
+from tests.system.home import PROMISE, wait_until
 
 pytestmark = pytest.mark.system
-
-#: What the product promises for a cluster whose owner was killed, in seconds.
-PROMISE = 5.0
-
-
-def wait_until(condition, timeout=20.0, what="it"):
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} did not come true within {timeout:g} s"
-        time.sleep(0.01)
-    return value
-
-
-class Home:
-    """The folders of one test's clusters, and every process that belongs to them: all inherit the variables."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def processes(self):
-        """Command lines by pid, zombies not counted."""
-        found = {}
-        mark = f"PARALLELKIT_RUNTIME_DIR={self.path}/run".encode()
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if mark in (folder / "environ").read_bytes().split(b"\0"):
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().decode().replace("\0", " ")
-        return found
-
-    def pid_of(self, module):
-        pids = [pid for pid, command in self.processes().items() if f"-m {module} " in command]
-        return min(pids)  # an engine shows the command line of its zygote, which is older
-
-    def stop_zygote(self):
-        """No engine can be forked from now on."""
-        os.kill(self.pid_of("parallelkit.engine.zygote"), signal.SIGSTOP)
-
-    def left(self):
-        runtime = Path(self.path, "run")
-        folders = sorted(folder.name for folder in runtime.iterdir()) if runtime.exists() else []
-        return {"processes": self.processes(), "folders": folders}
-
-    def wait_until_nothing_is_left(self, timeout=PROMISE):
-        deadline = time.monotonic() + timeout
-        while (left := self.left()) != {"processes": {}, "folders": []}:
-            assert time.monotonic() < deadline, f"left after {timeout:g} s: {left}"
-            time.sleep(0.02)
-
-
-@pytest.fixture
-def home(cluster_home):
-    home = Home(cluster_home)
-    yield home
-    left = home.processes()
-    for pid in left:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    assert not left, f"processes left: {left}"
 
 
 @pytest.fixture
@@ -224,7 +166,8 @@ def test_a_hub_that_cannot_listen_is_a_launch_error_that_shows_its_log(home):
     with pytest.raises(LaunchError, match=r"hub\.log") as caught:
         Cluster(n=1, ip="203.0.113.1").start_and_connect_sync()  # an address for documentation: not ours
     assert caught.value.exit_code == 1
-    assert "Traceback" in caught.value.log_tail
+    assert "cannot listen at tcp://203.0.113.1" in caught.value.log_tail
+    assert "Traceback" not in caught.value.log_tail
     home.wait_until_nothing_is_left(0.5)
 
 
