@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_EXCEPTION, CancelledError, Future
 from functools import partial
 from typing import Any
@@ -25,6 +26,8 @@ from parallelkit.wire.frames import Buffer, to_ranges
 from parallelkit.wire.messages import OutputRecord, ResultRecord, TaskOptions
 
 Ready = Callable[[], bool]
+#: Seconds that the end of a streaming block waits for the thread that shows output; users' callbacks may hold that up.
+_PATIENCE = 5.0
 
 
 class AsyncResult(Future[Any], TaskRecords):
@@ -68,7 +71,8 @@ class AsyncResult(Future[Any], TaskRecords):
         #: Threads that wait for part of the result.
         self._partial = 0
         self._watchers: list[tuple[Ready, Callable[[], None]]] = []
-        self._listeners: list[Callable[[Output], Any]] = []
+        #: Each with the tasks whose output it wants; None: all.
+        self._listeners: list[tuple[Callable[[Output], Any], Container[int] | None]] = []
         self._submitted = time.time()
         self._began = time.monotonic()
 
@@ -101,8 +105,9 @@ class AsyncResult(Future[Any], TaskRecords):
         with self._condition:
             self._output.setdefault(record.seq, []).append(record)
             listeners = tuple(self._listeners)
-        for listener in listeners:
-            threads.callbacks.run(partial(_deliver, listener, record))
+        for callback, seqs in listeners:
+            if seqs is None or record.seq in seqs:
+                threads.callbacks.run(partial(_deliver, callback, record))
 
     def _announce(self) -> None:
         """Part of it is here: wake those who wait for that part. Called with the condition held."""
@@ -317,6 +322,15 @@ class AsyncResult(Future[Any], TaskRecords):
                 if watcher in self._watchers:
                     self._watchers.remove(watcher)
 
+    def _watch(self, ready: Ready, wake: Callable[[], None]) -> None:
+        """Call ``wake`` once, when ``ready()`` or done, perhaps at once; asks ``ready`` whenever part of it is here.
+        Both are called with the condition held."""
+        with self._condition:
+            if self.done() or ready():
+                wake()
+            else:
+                self._watchers.append((ready, wake))
+
     def __await__(self) -> Generator[Any, None, Any]:
         return self._awaited().__await__()
 
@@ -399,14 +413,71 @@ class AsyncResult(Future[Any], TaskRecords):
         finally:
             del error, self
 
+    def split(self) -> list[AsyncResult]:
+        """A result for each task; a result of one task is its own part. Cancelling a part cancels that task alone.
+
+        Raises:
+            TypeError: it is a map, whose tasks are no more than a way to send its items.
+        """
+        from parallelkit.client.parts import PartResult  # late: it builds upon this module
+
+        return [self] if self._single else [PartResult(self, index) for index in range(self._count)]
+
+    @classmethod
+    def join(cls, *results: AsyncResult) -> AsyncResult:
+        """One result for all tasks, or items, of several: its value is the list of all their values.
+
+        A single one is returned as it is.
+
+        Raises:
+            ValueError: there are none, or they come from different clients.
+        """
+        from parallelkit.client.parts import JoinedResult  # late: it builds upon this module
+
+        if not results:
+            raise ValueError("join() needs at least one result")
+        return results[0] if len(results) == 1 else JoinedResult(results)
+
     # -------------------------------------------------------------------------------------------------- output
 
     def add_output_callback(self, callback: Callable[[Output], Any]) -> None:
         """Call back with each piece of output, those that are here already first; on a thread for callbacks."""
+        self._listen(callback, None)
+
+    def _listen(self, callback: Callable[[Output], Any], seqs: Container[int] | None) -> None:
         with self._condition:
-            for record in [record for records in self._output.values() for record in records]:
-                threads.callbacks.run(partial(_deliver, callback, record))
-            self._listeners.append(callback)
+            for seq, records in self._output.items():
+                if seqs is None or seq in seqs:
+                    for record in records:
+                        threads.callbacks.run(partial(_deliver, callback, record))
+            self._listeners.append((callback, seqs))
+
+    def remove_output_callback(self, callback: Callable[[Output], Any]) -> None:
+        """Call it no more; what is under way to it still arrives."""
+        with self._condition:
+            self._listeners = [listener for listener in self._listeners if listener[0] != callback]
+
+    @contextlib.contextmanager
+    def stream_output(self) -> Iterator[None]:
+        """``with ar.stream_output():`` shows what the tasks print and display as it comes, each line with its engine
+        in front; first what is here already."""
+        screen = display.screen()
+        self.add_output_callback(screen.take)
+        try:
+            yield
+        finally:
+            self.remove_output_callback(screen.take)
+            # on the thread that shows it, so that all of it is there before this goes on
+            closed = threading.Event()
+            threads.callbacks.run(partial(_close, screen, closed))
+            closed.wait(_PATIENCE)
+
+    def wait_for_output(self, timeout: float | None = -1) -> bool:
+        """Wait until all output is here, up to ``timeout`` seconds (None or negative: without limit).
+
+        As :meth:`wait`: a task's output arrives before its result.
+        """
+        return self.wait(timeout)
 
     def display_outputs(self, groupby: str = "type", result_only: bool = False) -> None:
         """Show what the tasks printed and displayed, grouped by ``type`` or ``engine``, or in ``order``."""
@@ -426,6 +497,13 @@ class AsyncResult(Future[Any], TaskRecords):
 
 def _deliver(callback: Callable[[Output], Any], record: OutputRecord) -> None:
     callback(decode(record))
+
+
+def _close(screen: display.Screen, closed: threading.Event) -> None:
+    try:
+        screen.close()
+    finally:
+        closed.set()
 
 
 def _itself(error: Exception) -> Exception:
