@@ -23,6 +23,8 @@ _HOMES = {
     "DirectView": "parallelkit.client.direct",
     "LoadBalancedView": "parallelkit.client.balanced",
     "Reference": "parallelkit.wire.payload",
+    "parallel": "parallelkit.client.functions",
+    "remote": "parallelkit.client.functions",
     "Cluster": "parallelkit.cluster.cluster",
     "connect": "parallelkit.cluster.connect",
     "errors": "parallelkit.errors",
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from parallelkit.client.balanced import LoadBalancedView as LoadBalancedView
     from parallelkit.client.client import Client as Client
     from parallelkit.client.direct import DirectView as DirectView
+    from parallelkit.client.functions import parallel as parallel
+    from parallelkit.client.functions import remote as remote
     from parallelkit.client.mapping import AsyncMapResult as AsyncMapResult
     from parallelkit.client.results import AsyncResult as AsyncResult
     from parallelkit.cluster.cluster import Cluster as Cluster

@@ -54,6 +54,9 @@ class DirectView(View):
     def _direct(self, ids: tuple[int, ...], label: str | None = None) -> TaskOptions:
         return self._task_options(self.flags, ids, True, label)
 
+    def _places(self) -> list[TaskOptions]:
+        return [self._direct((id,)) for id in self._resolved(None)[0]]
+
     def _blocking(self, block: bool | None) -> bool:
         return self.flags.block if block is None else block
 

@@ -64,6 +64,32 @@ def test_calls_maps_and_namespaces(rc):
     assert len(set(everyone.apply_sync(os.getpid))) == 2
 
 
+def test_decorated_functions_and_what_is_made_of_their_results(rc):
+    @rc.load_balanced_view().remote()
+    def fibonacci(n):
+        return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+    @rc[:].parallel(block=True)
+    def halves(numbers):
+        print(f"{len(numbers)} numbers")
+        return [number / 2 for number in numbers]
+
+    joined = pk.AsyncResult.join(fibonacci(10), rc[:].apply_async(os.getpid), fibonacci.map(range(3)))
+    first, *pids, zero, one, two = joined.get(TIMEOUT)
+    assert (first, zero, one, two) == (55, 0, 1, 1)
+    assert [part.get(TIMEOUT) for part in rc[:].apply_async(os.getpid).split()] == pids
+    assert halves(range(5)) == [0, 0.5, 1, 1.5, 2]
+
+
+def test_output_streams_while_a_task_runs(rc, capsys):
+    result = rc[:].execute("print('begins'); import time; time.sleep(0.2); print('ends')")
+    with result.stream_output():
+        result.get(TIMEOUT)
+    assert sorted(capsys.readouterr().out.splitlines()) == [
+        "[stdout:0] begins", "[stdout:0] ends", "[stdout:1] begins", "[stdout:1] ends",
+    ]  # fmt: skip
+
+
 def test_a_name_that_the_client_lacks_is_the_engines(rc):
     rc[0]["scale"] = 3
     assert rc[0].apply_sync(lambda x: x * scale, 4) == 12  # noqa: F821 - that is the point
