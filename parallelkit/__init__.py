@@ -25,6 +25,7 @@ _HOMES = {
     "Reference": "parallelkit.wire.payload",
     "parallel": "parallelkit.client.functions",
     "remote": "parallelkit.client.functions",
+    "require": "parallelkit.wire.requirements",
     "Cluster": "parallelkit.cluster.cluster",
     "connect": "parallelkit.cluster.connect",
     "errors": "parallelkit.errors",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from parallelkit.errors import TaskError as TaskError
     from parallelkit.errors import TaskTimeout as TaskTimeout
     from parallelkit.wire.payload import Reference as Reference
+    from parallelkit.wire.requirements import require as require
 
 
 def __getattr__(name: str) -> Any:

@@ -71,7 +71,6 @@ def test_decorated_functions_and_what_is_made_of_their_results(rc):
 
     @rc[:].parallel(block=True)
     def halves(numbers):
-        print(f"{len(numbers)} numbers")
         return [number / 2 for number in numbers]
 
     joined = pk.AsyncResult.join(fibonacci(10), rc[:].apply_async(os.getpid), fibonacci.map(range(3)))
@@ -79,6 +78,19 @@ def test_decorated_functions_and_what_is_made_of_their_results(rc):
     assert (first, zero, one, two) == (55, 0, 1, 1)
     assert [part.get(TIMEOUT) for part in rc[:].apply_async(os.getpid).split()] == pids
     assert halves(range(5)) == [0, 0.5, 1, 1.5, 2]
+
+
+def test_requirements_are_met_on_the_engine(rc):
+    @rc[0].remote(block=True)
+    @pk.require("json as j", limit=3)
+    def dumped():
+        return j.dumps([limit, scale])  # noqa: F821 - that is the point
+
+    rc[0]["scale"] = 7
+    assert dumped() == "[3, 7]"
+    with pytest.raises(ModuleNotFoundError) as caught:
+        rc[0].apply_sync(pk.require("no_such_module")(abs), 1)
+    assert any("abs requires the module" in note for note in caught.value.__notes__)
 
 
 def test_output_streams_while_a_task_runs(rc, capsys):
