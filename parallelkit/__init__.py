@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AsyncResult": "parallelkit.client.results",
     "AsyncMapResult": "parallelkit.client.mapping",
+    "BroadcastView": "parallelkit.client.broadcast",
     "Client": "parallelkit.client.client",
     "DirectView": "parallelkit.client.direct",
     "LoadBalancedView": "parallelkit.client.balanced",
@@ -40,6 +41,7 @@ __all__ = [*_HOMES, "__version__", "load_ipython_extension"]
 if TYPE_CHECKING:
     from parallelkit import errors as errors
     from parallelkit.client.balanced import LoadBalancedView as LoadBalancedView
+    from parallelkit.client.broadcast import BroadcastView as BroadcastView
     from parallelkit.client.client import Client as Client
     from parallelkit.client.direct import DirectView as DirectView
     from parallelkit.client.functions import parallel as parallel

@@ -16,9 +16,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from parallelkit import config
+from parallelkit.client import recent
 from parallelkit.client.balanced import LoadBalancedView
+from parallelkit.client.broadcast import BroadcastView
 from parallelkit.client.direct import DirectView
 from parallelkit.client.link import Link, connect
+from parallelkit.client.results import AsyncResult
 from parallelkit.client.session import Session, patience
 from parallelkit.client.targets import Targets, resolve
 from parallelkit.errors import ConnectionFileError, EnginesMissing
@@ -104,6 +107,13 @@ class Client:
             resolve(targets, self.ids)
         return DirectView(self, targets, **flags)
 
+    def broadcast_view(self, targets: Targets = "all", is_coalescing: bool = False, **flags: Any) -> BroadcastView:
+        """A view for tasks that go to a great number of engines. ``is_coalescing`` is taken for the peer's sake:
+        results are always sent together as they gather, and arrive engine by engine."""
+        if targets != "all":
+            resolve(targets, self.ids)
+        return BroadcastView(self, targets, **flags)
+
     def load_balanced_view(self, targets: Targets = None, **flags: Any) -> LoadBalancedView:
         """A view that runs each task on whichever engine is free, of ``targets`` or of all."""
         if targets is not None and targets != "all":
@@ -174,8 +184,28 @@ class Client:
     @property
     def history(self) -> list[str]:
         """Names of the tasks of the latest calls, oldest first."""
-        name = self.session.link.task_name
-        return [name(seq) for seqs in list(self.session.history) for seq in seqs]
+        return recent.names(self.session)
+
+    def get_result(self, jobs: Any = None, block: bool | None = None) -> AsyncResult:
+        """The result of earlier calls of this client: by task names, places in :attr:`history`, or results; None: the
+        latest one. Several are joined; a task of a map means all of the map. With ``block`` it waits for it.
+
+        Raises:
+            LookupError: nobody has that result any more. A client keeps names, not results.
+        """
+        result = recent.find(self.session, jobs)
+        if block:
+            result.wait()
+        return result
+
+    def result_status(self, jobs: str | AsyncResult | Iterable[str]) -> dict[str, list[str]]:
+        """Which of these tasks are ``"pending"`` and which ``"completed"``, in whatever way, by name.
+
+        Raises:
+            LookupError: a name is not in :attr:`history`.
+        """
+        names = jobs.msg_ids if isinstance(jobs, AsyncResult) else [jobs] if isinstance(jobs, str) else jobs
+        return recent.status(self.session, names)
 
     # ------------------------------------------------------------------------------------------- asking the hub
 

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Container, Generator, Itera
 from concurrent.futures import ALL_COMPLETED, FIRST_EXCEPTION, CancelledError, Future
 from functools import partial
 from typing import Any
+from weakref import ref
 
 from parallelkit.client import display, threads
 from parallelkit.client.arrivals import Arrival, Failure, Failures, as_item, open_arrival
@@ -85,7 +86,11 @@ class AsyncResult(Future[Any], TaskRecords):
         except BaseException:
             session.pending.discard(self)
             raise
-        self._seqs = [*self._seqs, *seqs] if self._seqs else seqs
+        if self._seqs:
+            self._seqs = [*self._seqs, *seqs]
+        else:
+            self._seqs = seqs
+            session.results.append(ref(self))
 
     # ------------------------------------------------------------------------------- the I/O thread's side (Sink)
 

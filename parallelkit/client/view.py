@@ -206,6 +206,10 @@ class View:
         """As :meth:`Client.abort`."""
         return self.client.abort(jobs)
 
+    def get_result(self, jobs: Any = None, block: bool | None = None) -> AsyncResult:
+        """As :meth:`Client.get_result`."""
+        return self.client.get_result(jobs, self.flags.block if block is None else block)
+
     def __repr__(self) -> str:
         flags, plain = self.flags, Flags()
         shown = [f"{f.name}={getattr(flags, f.name)!r}" for f in fields(Flags) if self._shows(f.name, flags, plain)]

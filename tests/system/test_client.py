@@ -80,6 +80,21 @@ def test_decorated_functions_and_what_is_made_of_their_results(rc):
     assert halves(range(5)) == [0, 0.5, 1, 1.5, 2]
 
 
+def test_earlier_results_by_name_and_broadcast(rc):
+    everywhere = rc.broadcast_view()
+    pids = everywhere.apply_async(os.getpid)
+    assert len(set(rc.get_result().get(TIMEOUT))) == 2
+    assert rc.get_result(pids.msg_ids[1]).get(TIMEOUT) == pids.get(TIMEOUT)[1]
+    assert rc.result_status(pids) == {"pending": [], "completed": pids.msg_ids}
+    assert everywhere.map_sync(abs, range(-3, 0)) == [3, 2, 1]
+
+
+def test_imports_on_real_engines(rc):
+    with rc[:].sync_imports(quiet=True):
+        import json as j
+    assert rc[:]["j.__name__"] == [j.__name__] * 2
+
+
 def test_requirements_are_met_on_the_engine(rc):
     @rc[0].remote(block=True)
     @pk.require("json as j", limit=3)
