@@ -45,7 +45,7 @@ class PartResult(AsyncResult):
         self._source._listen(callback, self._seqs)
 
     def remove_output_callback(self, callback: Callable[[Output], Any]) -> None:
-        self._source.remove_output_callback(callback)
+        self._source._unlisten(callback, self._seqs)
 
 
 class JoinedResult(AsyncResult):

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_EXCEPTION, CancelledError, Future
 from functools import partial
 from typing import Any
@@ -20,18 +19,16 @@ from weakref import ref
 from parallelkit.client import display, threads
 from parallelkit.client.arrivals import Arrival, Failure, Failures, as_item, open_arrival
 from parallelkit.client.link import Call
-from parallelkit.client.output import Output, decode
+from parallelkit.client.listening import Listener, TaskOutput
 from parallelkit.client.records import TaskRecords
 from parallelkit.client.session import Session, patience
 from parallelkit.wire.frames import Buffer, to_ranges
 from parallelkit.wire.messages import OutputRecord, ResultRecord, TaskOptions
 
 Ready = Callable[[], bool]
-#: Seconds that the end of a streaming block waits for the thread that shows output; users' callbacks may hold that up.
-_PATIENCE = 5.0
 
 
-class AsyncResult(Future[Any], TaskRecords):
+class AsyncResult(Future[Any], TaskRecords, TaskOutput):
     """Comes from a view. ``count`` tasks; the value is the one's result if ``single``, else the list of all.
 
     A ``concurrent.futures.Future``: works with ``wait``, ``as_completed`` and ``asyncio.wrap_future``; can itself be
@@ -72,8 +69,7 @@ class AsyncResult(Future[Any], TaskRecords):
         #: Threads that wait for part of the result.
         self._partial = 0
         self._watchers: list[tuple[Ready, Callable[[], None]]] = []
-        #: Each with the tasks whose output it wants; None: all.
-        self._listeners: list[tuple[Callable[[Output], Any], Container[int] | None]] = []
+        self._listeners: list[Listener] = []
         self._submitted = time.time()
         self._began = time.monotonic()
 
@@ -105,14 +101,6 @@ class AsyncResult(Future[Any], TaskRecords):
                 self._announce()
         if done:
             self._finish()
-
-    def output(self, record: OutputRecord) -> None:
-        with self._condition:
-            self._output.setdefault(record.seq, []).append(record)
-            listeners = tuple(self._listeners)
-        for callback, seqs in listeners:
-            if seqs is None or record.seq in seqs:
-                threads.callbacks.run(partial(_deliver, callback, record))
 
     def _announce(self) -> None:
         """Part of it is here: wake those who wait for that part. Called with the condition held."""
@@ -445,38 +433,6 @@ class AsyncResult(Future[Any], TaskRecords):
 
     # -------------------------------------------------------------------------------------------------- output
 
-    def add_output_callback(self, callback: Callable[[Output], Any]) -> None:
-        """Call back with each piece of output, those that are here already first; on a thread for callbacks."""
-        self._listen(callback, None)
-
-    def _listen(self, callback: Callable[[Output], Any], seqs: Container[int] | None) -> None:
-        with self._condition:
-            for seq, records in self._output.items():
-                if seqs is None or seq in seqs:
-                    for record in records:
-                        threads.callbacks.run(partial(_deliver, callback, record))
-            self._listeners.append((callback, seqs))
-
-    def remove_output_callback(self, callback: Callable[[Output], Any]) -> None:
-        """Call it no more; what is under way to it still arrives."""
-        with self._condition:
-            self._listeners = [listener for listener in self._listeners if listener[0] != callback]
-
-    @contextlib.contextmanager
-    def stream_output(self) -> Iterator[None]:
-        """``with ar.stream_output():`` shows what the tasks print and display as it comes, each line with its engine
-        in front; first what is here already."""
-        screen = display.screen()
-        self.add_output_callback(screen.take)
-        try:
-            yield
-        finally:
-            self.remove_output_callback(screen.take)
-            # on the thread that shows it, so that all of it is there before this goes on
-            closed = threading.Event()
-            threads.callbacks.run(partial(_close, screen, closed))
-            closed.wait(_PATIENCE)
-
     def wait_for_output(self, timeout: float | None = -1) -> bool:
         """Wait until all output is here, up to ``timeout`` seconds (None or negative: without limit).
 
@@ -498,17 +454,6 @@ class AsyncResult(Future[Any], TaskRecords):
         silence = self._session.silence()
         text = "waiting" if self._single else f"{self.progress} of {len(self)} done"
         return f"{text}, {silence}" if silence else text
-
-
-def _deliver(callback: Callable[[Output], Any], record: OutputRecord) -> None:
-    callback(decode(record))
-
-
-def _close(screen: display.Screen, closed: threading.Event) -> None:
-    try:
-        screen.close()
-    finally:
-        closed.set()
 
 
 def _itself(error: Exception) -> Exception:

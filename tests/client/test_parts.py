@@ -56,6 +56,16 @@ def test_a_part_has_its_own_failure_reply_and_output(client):
     assert [(piece.engine_id, piece.content) for piece in seen] == [(1, "hi\n")]
 
 
+def test_a_part_forgets_only_its_own_callback(client):
+    whole = client[:].execute("1")
+    first, second = whole.split()
+    for part in (first, second):
+        part.add_output_callback(print)
+    first.remove_output_callback(print)
+    assert [list(seqs) for _, seqs in whole._listeners] == [list(second._seqs)]
+    whole.wait(TIMEOUT)
+
+
 def test_cancelling_a_part_leaves_the_others(held):
     whole = held[:].apply_async(double, 4)
     first, second = whole.split()
