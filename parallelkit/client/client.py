@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_futures
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from parallelkit import config
 from parallelkit.client import recent
@@ -156,6 +156,17 @@ class Client:
                 return False
             told = told or (bool(waiting) and self.session.tell_silence())
         return True
+
+    def wait_interactive(self, jobs: Any = None, interval: float = 1.0, timeout: float | None = -1) -> bool:
+        """As :meth:`wait`, and shows how far all of them are together, as :meth:`AsyncResult.wait_interactive` does.
+
+        Raises:
+            TypeError: a job is no result of ours, so that there is no telling how far it is.
+        """
+        results = self._jobs(jobs)
+        if not all(isinstance(result, AsyncResult) for result in results):
+            raise TypeError("wait_interactive() is for results of this client; wait() takes any future")
+        return not results or AsyncResult.join(*cast(list[AsyncResult], results)).wait_interactive(interval, timeout)
 
     def abort(self, jobs: Any = None) -> int:
         """Cancel results (None: all that are pending, imaps too); returns how many were not done yet."""

@@ -99,6 +99,9 @@ class DirectView(View):
         path = Path(filename)
         return self.execute(path.read_text(), targets=targets, block=block, filename=str(path.resolve()))
 
+    def use_cloudpickle(self) -> None:
+        """Nothing to do: functions and values always travel by cloudpickle, which takes all that pickle takes."""
+
     def sync_imports(self, quiet: bool = False) -> SyncImports:
         """``with view.sync_imports():`` the import statements of the block run here and on the engines, with their
         ``as`` names; unless ``quiet`` it says which. Imports inside other statements of the block run here alone.

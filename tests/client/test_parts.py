@@ -141,6 +141,18 @@ def test_cancelling_a_joined_result_cancels_all(held):
     assert joined.cancelled()
 
 
+def test_a_client_shows_how_far_all_its_results_are(held, capsys):
+    view = held.load_balanced_view()
+    results = [view.apply_async(double, 1), view.map_async(double, range(3))]
+    assert not held.wait_interactive(timeout=0)
+    assert "0 of 4 done" in capsys.readouterr().err
+    held.session.link.release()
+    assert held.wait_interactive(results, timeout=TIMEOUT)
+    assert held.wait_interactive()
+    with pytest.raises(TypeError, match="takes any future"):
+        held.wait_interactive(concurrent.futures.Future())
+
+
 def test_what_can_be_joined(make_client):
     first, second = make_client(), make_client()
     with pytest.raises(ValueError, match="at least one"):
