@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
-from weakref import ref
 
 from parallelkit.client import threads
 from parallelkit.client.arrivals import Arrival, Failure, Failures, as_item
@@ -58,7 +57,6 @@ class AsyncMapResult(AsyncResult):
         self._sending = False
         self._over = False
         session.pending.add(self)
-        session.results.append(ref(self))
 
     # --------------------------------------------------------------------------------------- sending and landing
 

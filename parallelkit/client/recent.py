@@ -1,15 +1,20 @@
 """A client's latest calls by the names of their tasks, as far as somebody still has their results.
 
-A client keeps names only: a result that nobody has is freed, and cannot be asked for again here.
+A client keeps names only: a result that nobody has is freed, and cannot be asked for again here. Nor does it keep a
+list of those that somebody has, which would cost each call something: the garbage collector knows them all.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections.abc import Iterable
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from parallelkit.client.mapping import AsyncMapResult
+from parallelkit.client.parts import JoinedResult, PartResult
 from parallelkit.client.results import AsyncResult
 from parallelkit.client.session import Session
 
@@ -25,7 +30,7 @@ def names(session: Session) -> list[str]:
 
 def find(session: Session, jobs: Any) -> AsyncResult:
     """One result for all that ``jobs`` means: see ``Client.get_result``."""
-    results = [result for ref in list(session.results) if (result := ref()) is not None]
+    results = _held(session)
     if jobs is None:
         if not results:
             raise LookupError("this client has no result that is still held by anything")
@@ -44,6 +49,18 @@ def find(session: Session, jobs: Any) -> AsyncResult:
             raise LookupError(f"no result of task {name} is still held by anything; only names are kept")
         found.append(places[name])
     return AsyncResult.join(*_gathered(found))
+
+
+def _held(session: Session) -> list[AsyncResult]:
+    """The results of this session's calls that there are, oldest first."""
+    found = []
+    for obj in gc.get_objects():
+        kind = type(obj)  # not isinstance: that would run code of whatever there is
+        if issubclass(kind, AsyncResult) and not issubclass(kind, PartResult | JoinedResult):
+            with contextlib.suppress(AttributeError):  # one that another thread is just making
+                if obj._session is session and (rows := obj._rows()):
+                    found.append((rows[0][0], obj))
+    return [result for _, result in sorted(found, key=itemgetter(0))]
 
 
 def _name(job: Any, history: list[str]) -> str:

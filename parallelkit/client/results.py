@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterat
 from concurrent.futures import ALL_COMPLETED, FIRST_EXCEPTION, CancelledError, Future
 from functools import partial
 from typing import Any
-from weakref import ref
 
 from parallelkit.client import display, threads
 from parallelkit.client.arrivals import Arrival, Failure, Failures, as_item, open_arrival
@@ -82,11 +81,7 @@ class AsyncResult(Future[Any], TaskRecords, TaskOutput):
         except BaseException:
             session.pending.discard(self)
             raise
-        if self._seqs:
-            self._seqs = [*self._seqs, *seqs]
-        else:
-            self._seqs = seqs
-            session.results.append(ref(self))
+        self._seqs = [*self._seqs, *seqs] if self._seqs else seqs
 
     # ------------------------------------------------------------------------------- the I/O thread's side (Sink)
 

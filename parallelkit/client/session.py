@@ -39,8 +39,6 @@ class Session:
         #: The imaps that somebody may still read.
         self.streams: weakref.WeakSet[LazyMap] = weakref.WeakSet()
         self.history: deque[Sequence[int]] = deque(maxlen=HISTORY)
-        #: The results of the latest calls, as far as somebody has them.
-        self.results: deque[weakref.ref[AsyncResult]] = deque(maxlen=HISTORY)
         self.closer = weakref.finalize(self, link.close)
 
     def send(self, calls: Sequence[Call], options: TaskOptions, sink: Sink) -> range:
