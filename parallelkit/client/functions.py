@@ -81,6 +81,7 @@ class ParallelFunction(RemoteFunction):
 
 def remote(view: View, block: bool | None = None, **flags: Any) -> Callable[[Callable[..., Any]], RemoteFunction]:
     """``@remote(view)`` makes a function run on the engines of ``view``."""
+    _require_parentheses(block, "remote")
     return lambda function: RemoteFunction(view, function, block, **flags)
 
 
@@ -88,7 +89,13 @@ def parallel(
     view: View, dist: str = "b", block: bool | None = None, **flags: Any
 ) -> Callable[[Callable[..., Any]], ParallelFunction]:
     """``@parallel(view)`` makes a function of sequences run on the engines of ``view``, a part on each."""
+    _require_parentheses(dist, "parallel")
     return lambda function: ParallelFunction(view, function, dist, block, **flags)
+
+
+def _require_parentheses(first: Any, name: str) -> None:
+    if callable(first):
+        raise TypeError(f"write @view.{name}(), with parentheses")
 
 
 def _spread(view: View, f: Callable[..., Any], sequences: Sequence[Any], dist: str) -> AsyncResult:

@@ -40,6 +40,13 @@ def test_a_wrong_flag_is_told_where_it_is_written(client):
         client[:].parallel(dist="x")(abs)
 
 
+def test_forgotten_parentheses_are_told(client):
+    with pytest.raises(TypeError, match="with parentheses"):
+        client[:].remote(abs)
+    with pytest.raises(TypeError, match="with parentheses"):
+        client[:].parallel(abs)
+
+
 def test_a_remote_function_may_call_itself(client):
     @client.load_balanced_view().remote(block=True)
     def factorial(n):
