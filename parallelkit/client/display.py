@@ -124,7 +124,22 @@ def show(result: AsyncResult, groupby: str, result_only: bool) -> None:
     _show(result, groupby, result_only)
 
 
-def watch(result: AsyncResult, interval: float, timeout: float | None) -> bool:
+def watch(
+    result: AsyncResult,
+    interval: float,
+    timeout: float | None,
+    rich: bool = True,
+    return_when: str | None = None,
+) -> bool:
     done = threading.Event()
+
+    def wait() -> None:
+        if result.wait(timeout, return_when):
+            done.set()
+
     result.add_done_callback(lambda _: done.set())
-    return _watch(result, done, interval, timeout)
+    if return_when is not None and not result.wait(0, return_when):  # which also tells of a wrong one
+        threading.Thread(target=wait, name="parallelkit-watch", daemon=True).start()
+    elif return_when is not None:
+        done.set()
+    return (_watch if rich else bar)(result, done, interval, timeout)

@@ -260,10 +260,16 @@ class AsyncResult(Future[Any], TaskRecords, TaskOutput):
         with self._condition:
             return self._session.wait(self._condition, self.done, patience(timeout))
 
-    def wait_interactive(self, interval: float = 0.1, timeout: float | None = -1) -> bool:
-        """As :meth:`wait`, and shows how far it is: a live line in a notebook whose extension is loaded, a bar in a
-        terminal that is redrawn each ``interval`` seconds, else one line at the end."""
-        return display.watch(self, interval, patience(timeout))
+    def wait_interactive(
+        self,
+        interval: float = 0.1,
+        timeout: float | None = -1,
+        widget: bool | None = None,
+        return_when: str | None = None,
+    ) -> bool:
+        """As :meth:`wait`, and shows how far it is: a live line in a notebook whose extension is loaded (not with
+        ``widget=False``), a bar in a terminal that is redrawn each ``interval`` seconds, else one line at the end."""
+        return display.watch(self, interval, patience(timeout), widget is not False, return_when)
 
     def _wait_first_exception(self, timeout: float | None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -153,6 +153,24 @@ def test_a_client_shows_how_far_all_its_results_are(held, capsys):
         held.wait_interactive(concurrent.futures.Future())
 
 
+def test_progress_is_shown_until_the_first_exception(held, capsys):
+    result = held.load_balanced_view().map_async(fail, range(4), chunksize=1)
+    held.session.link.step(1)
+    assert result.wait_interactive(timeout=TIMEOUT, return_when="FIRST_EXCEPTION")
+    assert not result.done()
+    other = held[:].apply_async(fail, 1)
+    assert not other.wait_interactive(timeout=0, return_when="FIRST_EXCEPTION")
+    with pytest.raises(ValueError, match="return_when='SOON'"):
+        other.wait_interactive(return_when="SOON")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(other.wait_interactive, timeout=TIMEOUT, return_when="FIRST_EXCEPTION", widget=False)
+        held.session.link.step(4)  # the rest of the map, and one of the two
+        assert waiting.result(TIMEOUT)
+    assert not other.done()
+    held.session.link.release()
+    assert other.wait_interactive(timeout=TIMEOUT)
+
+
 def test_what_can_be_joined(make_client):
     first, second = make_client(), make_client()
     with pytest.raises(ValueError, match="at least one"):
