@@ -190,7 +190,7 @@ class Client:
     @property
     def outstanding(self) -> set[str]:
         """Names of the tasks without a result."""
-        return {name for result in list(self.session.pending) for name in result.missing}
+        return recent.missing(self.session)
 
     @property
     def history(self) -> list[str]:
@@ -215,8 +215,12 @@ class Client:
         Raises:
             LookupError: a name is not in :attr:`history`.
         """
-        names = jobs.msg_ids if isinstance(jobs, AsyncResult) else [jobs] if isinstance(jobs, str) else jobs
-        return recent.status(self.session, names)
+        return recent.status(self.session, _names(jobs))
+
+    def purge_local_results(self, jobs: str | AsyncResult | Iterable[str] = "all") -> None:
+        """Forget the names of calls that are done. There is nothing else to purge: a client holds no results, each is
+        freed when nobody has it any more."""
+        recent.forget(self.session, None if jobs == "all" else _names(jobs))
 
     # ------------------------------------------------------------------------------------------- asking the hub
 
@@ -329,6 +333,12 @@ _numbers = itertools.count()
 def current() -> Client | None:
     """The latest client of this process that is open: what a notebook's magics work on."""
     return next((client for _, client in sorted(_clients.items(), reverse=True) if not client.closed), None)
+
+
+def _names(jobs: str | AsyncResult | Iterable[str]) -> list[str]:
+    if isinstance(jobs, AsyncResult):
+        return jobs.msg_ids
+    return [jobs] if isinstance(jobs, str) else list(jobs)
 
 
 def _signal(sig: int | str) -> int:

@@ -28,6 +28,22 @@ def names(session: Session) -> list[str]:
     return [name(seq) for seqs in list(session.history) for seq in seqs]
 
 
+def missing(session: Session) -> set[str]:
+    """The names of the tasks without a result."""
+    return {name for result in list(session.pending) for name in result.missing}
+
+
+def forget(session: Session, jobs: Iterable[str] | None) -> None:
+    """Forget the names of these tasks (None: of all) where all that their call sent is meant, and done."""
+    name, pending = session.link.task_name, missing(session)
+    wanted = None if jobs is None else set(jobs)
+    for seqs in list(session.history):
+        sent = {name(seq) for seq in seqs}
+        if sent.isdisjoint(pending) and (wanted is None or sent <= wanted):
+            with contextlib.suppress(ValueError):  # newer calls have pushed it out meanwhile
+                session.history.remove(seqs)
+
+
 def find(session: Session, jobs: Any) -> AsyncResult:
     """One result for all that ``jobs`` means: see ``Client.get_result``."""
     results = _held(session)
@@ -88,7 +104,7 @@ def _gathered(found: Iterable[_Place]) -> Iterable[AsyncResult]:
 def status(session: Session, jobs: Iterable[str]) -> dict[str, list[str]]:
     """The names under ``"pending"`` and ``"completed"``."""
     known = set(names(session))
-    pending = {name for result in list(session.pending) for name in result.missing}
+    pending = missing(session)
     wanted = list(jobs)
     for name in wanted:
         if name not in known:

@@ -75,6 +75,19 @@ def test_status_of_results(held):
     assert held.result_status([second]) == {"pending": [], "completed": [second]}
 
 
+def test_names_of_what_is_done_can_be_forgotten(held):
+    done, both, pending = (held[targets].apply_async(double, 1) for targets in (0, [0, 1], 1))
+    held.session.link.step(3)
+    held.purge_local_results(both.msg_ids[:1])
+    assert len(held.history) == 4, "a call is forgotten as a whole"
+    held.purge_local_results(both)
+    assert held.history == done.msg_ids + pending.msg_ids
+    held.purge_local_results()
+    assert held.history == pending.msg_ids
+    held.session.link.release()
+    pending.wait(TIMEOUT)
+
+
 def test_a_broadcast_view_is_a_direct_view_of_all_engines(make_client):
     client = make_client(3)
     view = client.broadcast_view(block=True, is_coalescing=True)
