@@ -19,10 +19,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "AsyncResult": "parallelkit.client.results",
     "AsyncMapResult": "parallelkit.client.mapping",
+    "BroadcastView": "parallelkit.client.broadcast",
     "Client": "parallelkit.client.client",
     "DirectView": "parallelkit.client.direct",
     "LoadBalancedView": "parallelkit.client.balanced",
     "Reference": "parallelkit.wire.payload",
+    "parallel": "parallelkit.client.functions",
+    "remote": "parallelkit.client.functions",
+    "require": "parallelkit.wire.requirements",
     "Cluster": "parallelkit.cluster.cluster",
     "connect": "parallelkit.cluster.connect",
     "errors": "parallelkit.errors",
@@ -37,8 +41,11 @@ __all__ = [*_HOMES, "__version__", "load_ipython_extension"]
 if TYPE_CHECKING:
     from parallelkit import errors as errors
     from parallelkit.client.balanced import LoadBalancedView as LoadBalancedView
+    from parallelkit.client.broadcast import BroadcastView as BroadcastView
     from parallelkit.client.client import Client as Client
     from parallelkit.client.direct import DirectView as DirectView
+    from parallelkit.client.functions import parallel as parallel
+    from parallelkit.client.functions import remote as remote
     from parallelkit.client.mapping import AsyncMapResult as AsyncMapResult
     from parallelkit.client.results import AsyncResult as AsyncResult
     from parallelkit.cluster.cluster import Cluster as Cluster
@@ -51,6 +58,7 @@ if TYPE_CHECKING:
     from parallelkit.errors import TaskError as TaskError
     from parallelkit.errors import TaskTimeout as TaskTimeout
     from parallelkit.wire.payload import Reference as Reference
+    from parallelkit.wire.requirements import require as require
 
 
 def __getattr__(name: str) -> Any:

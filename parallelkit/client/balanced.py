@@ -132,6 +132,9 @@ class LoadBalancedView(View):
             self._options = (flags, options)
         return options
 
+    def _places(self) -> list[TaskOptions]:
+        return [self._balanced(self.flags)] * max(1, len(self))
+
     @staticmethod
     def _chunksize(wanted: int | None, flags: Flags) -> int | None:
         if wanted is not None and wanted < 1:

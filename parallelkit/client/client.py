@@ -13,12 +13,15 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_futures
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from parallelkit import config
+from parallelkit.client import recent
 from parallelkit.client.balanced import LoadBalancedView
+from parallelkit.client.broadcast import BroadcastView
 from parallelkit.client.direct import DirectView
 from parallelkit.client.link import Link, connect
+from parallelkit.client.results import AsyncResult
 from parallelkit.client.session import Session, patience
 from parallelkit.client.targets import Targets, resolve
 from parallelkit.errors import ConnectionFileError, EnginesMissing
@@ -107,6 +110,13 @@ class Client:
             resolve(targets, self.ids)
         return DirectView(self, targets, **flags)
 
+    def broadcast_view(self, targets: Targets = "all", is_coalescing: bool = False, **flags: Any) -> BroadcastView:
+        """A view for tasks that go to a great number of engines. ``is_coalescing`` is taken for the peer's sake:
+        results are always sent together as they gather, and arrive engine by engine."""
+        if targets != "all":
+            resolve(targets, self.ids)
+        return BroadcastView(self, targets, **flags)
+
     def load_balanced_view(self, targets: Targets = None, **flags: Any) -> LoadBalancedView:
         """A view that runs each task on whichever engine is free, of ``targets`` or of all."""
         if targets is not None and targets != "all":
@@ -150,6 +160,17 @@ class Client:
             told = told or (bool(waiting) and self.session.tell_silence())
         return True
 
+    def wait_interactive(self, jobs: Any = None, interval: float = 1.0, timeout: float | None = -1) -> bool:
+        """As :meth:`wait`, and shows how far all of them are together, as :meth:`AsyncResult.wait_interactive` does.
+
+        Raises:
+            TypeError: a job is no result of ours, so that there is no telling how far it is.
+        """
+        results = self._jobs(jobs)
+        if not all(isinstance(result, AsyncResult) for result in results):
+            raise TypeError("wait_interactive() is for results of this client; wait() takes any future")
+        return not results or AsyncResult.join(*cast(list[AsyncResult], results)).wait_interactive(interval, timeout)
+
     def abort(self, jobs: Any = None) -> int:
         """Cancel results (None: all that are pending, imaps too); returns how many were not done yet."""
         streams = list(self.session.streams) if jobs is None else []
@@ -172,13 +193,37 @@ class Client:
     @property
     def outstanding(self) -> set[str]:
         """Names of the tasks without a result."""
-        return {name for result in list(self.session.pending) for name in result.missing}
+        return recent.missing(self.session)
 
     @property
     def history(self) -> list[str]:
         """Names of the tasks of the latest calls, oldest first."""
-        name = self.session.link.task_name
-        return [name(seq) for seqs in list(self.session.history) for seq in seqs]
+        return recent.names(self.session)
+
+    def get_result(self, jobs: Any = None, block: bool | None = None) -> AsyncResult:
+        """The result of earlier calls of this client: by task names, places in :attr:`history`, or results; None: the
+        latest one. Several are joined; a task of a map means all of the map. With ``block`` it waits for it.
+
+        Raises:
+            LookupError: nobody has that result any more. A client keeps names, not results.
+        """
+        result = recent.find(self.session, jobs)
+        if block:
+            result.wait()
+        return result
+
+    def result_status(self, jobs: str | AsyncResult | Iterable[str]) -> dict[str, list[str]]:
+        """Which of these tasks are ``"pending"`` and which ``"completed"``, in whatever way, by name.
+
+        Raises:
+            LookupError: a name is not in :attr:`history`.
+        """
+        return recent.status(self.session, _names(jobs))
+
+    def purge_local_results(self, jobs: str | AsyncResult | Iterable[str] = "all") -> None:
+        """Forget the names of calls that are done. There is nothing else to purge: a client holds no results, each is
+        freed when nobody has it any more."""
+        recent.forget(self.session, None if jobs == "all" else _names(jobs))
 
     # ------------------------------------------------------------------------------------------- asking the hub
 
@@ -292,6 +337,12 @@ _numbers = itertools.count()
 def current() -> Client | None:
     """The latest client of this process that is open: what a notebook's magics work on."""
     return next((client for _, client in sorted(_clients.items(), reverse=True) if not client.closed), None)
+
+
+def _names(jobs: str | AsyncResult | Iterable[str]) -> list[str]:
+    if isinstance(jobs, AsyncResult):
+        return jobs.msg_ids
+    return [jobs] if isinstance(jobs, str) else list(jobs)
 
 
 def _signal(sig: int | str) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from parallelkit.client.imports import SyncImports
 from parallelkit.client.link import Call
 from parallelkit.client.mapping import AsyncMapResult, freeze
 from parallelkit.client.partition import join, split
@@ -54,6 +56,9 @@ class DirectView(View):
     def _direct(self, ids: tuple[int, ...], label: str | None = None) -> TaskOptions:
         return self._task_options(self.flags, ids, True, label)
 
+    def _places(self) -> list[TaskOptions]:
+        return [self._direct((id,)) for id in self._resolved(None)[0]]
+
     def _blocking(self, block: bool | None) -> bool:
         return self.flags.block if block is None else block
 
@@ -93,6 +98,23 @@ class DirectView(View):
         """Run a file of this machine on the engines, as :meth:`execute` does."""
         path = Path(filename)
         return self.execute(path.read_text(), targets=targets, block=block, filename=str(path.resolve()))
+
+    def use_cloudpickle(self) -> None:
+        """Nothing to do: functions and values always travel by cloudpickle, which takes all that pickle takes."""
+
+    def sync_imports(self, quiet: bool = False) -> SyncImports:
+        """``with view.sync_imports():`` the import statements of the block run here and on the engines, with their
+        ``as`` names; unless ``quiet`` it says which. Imports inside other statements of the block run here alone.
+
+        Raises:
+            RuntimeError: the source text of the block cannot be read, as in an interpreter without IPython.
+        """
+        return SyncImports(self, sys._getframe(1), quiet)
+
+    @property
+    def importer(self) -> SyncImports:
+        """``with view.importer:`` is as :meth:`sync_imports`."""
+        return SyncImports(self, sys._getframe(1), quiet=False)
 
     # ----------------------------------------------------------------------------------------------- namespaces
 

@@ -1,4 +1,5 @@
-"""Showing what tasks printed, and how far they are. Plain text here; a notebook layer puts its own in place."""
+"""Showing what tasks print, what they have printed, and how far they are. Plain text here; a notebook layer puts its
+own in place."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from parallelkit.client.output import Output
 
 if TYPE_CHECKING:
     from parallelkit.client.results import AsyncResult
@@ -15,6 +18,16 @@ if TYPE_CHECKING:
 Show = Callable[["AsyncResult", str, bool], None]
 #: (result, done, interval, timeout) → whether it is done: waits for the event, and shows how far the result is.
 Watch = Callable[["AsyncResult", threading.Event, float, float | None], bool]
+
+
+class Screen(Protocol):
+    """Where output is shown as it comes."""
+
+    def take(self, piece: Output) -> None: ...
+
+    def close(self) -> None:
+        """There is no more."""
+
 
 GROUPINGS = ("type", "engine", "order")
 
@@ -42,6 +55,35 @@ def _blocks(row: dict[str, Any], result_only: bool) -> list[tuple[str, Any, str]
     return [(kind, row["engine_id"], text) for kind, text in texts]
 
 
+class Lines:
+    """Writes whole lines to this process's streams, each with its stream and engine in front."""
+
+    def __init__(self) -> None:
+        self._streams = {"stdout": sys.stdout, "stderr": sys.stderr}
+        self._unfinished: dict[tuple[str, int], str] = {}
+
+    def take(self, piece: Output) -> None:
+        source = (piece.kind, piece.engine_id)
+        if piece.kind in self._streams:
+            *lines, rest = (self._unfinished.pop(source, "") + piece.content).split("\n")
+            if rest:
+                self._unfinished[source] = rest
+            self._write(source, lines)
+        elif piece.kind in ("display", "result"):
+            self._write(("output", piece.engine_id), [str(piece.content["data"].get("text/plain", ""))])
+
+    def close(self) -> None:
+        for source, rest in self._unfinished.items():
+            self._write(source, [rest])
+        self._unfinished.clear()
+
+    def _write(self, source: tuple[str, int], lines: list[str]) -> None:
+        kind, engine = source
+        self._streams[kind if kind == "stderr" else "stdout"].write(
+            "".join(f"[{kind}:{engine}] {line}\n" for line in lines)
+        )
+
+
 def bar(result: AsyncResult, done: threading.Event, interval: float, timeout: float | None) -> bool:
     """A bar in a terminal, elsewhere one line at the end."""
     if not sys.stderr.isatty():
@@ -62,12 +104,18 @@ def bar(result: AsyncResult, done: threading.Event, interval: float, timeout: fl
 
 _show: Show = _plain
 _watch: Watch = bar
+_screen: Callable[[], Screen] = Lines
 
 
-def use(show: Show, watch: Watch) -> None:
-    """Let these functions show outputs and progress from now on."""
-    global _show, _watch
-    _show, _watch = show, watch
+def use(show: Show, watch: Watch, screen: Callable[[], Screen]) -> None:
+    """Let these functions show outputs and progress, and make what shows output as it comes, from now on."""
+    global _show, _watch, _screen
+    _show, _watch, _screen = show, watch, screen
+
+
+def screen() -> Screen:
+    """Something that shows output as it comes, here and now."""
+    return _screen()
 
 
 def show(result: AsyncResult, groupby: str, result_only: bool) -> None:
@@ -76,7 +124,22 @@ def show(result: AsyncResult, groupby: str, result_only: bool) -> None:
     _show(result, groupby, result_only)
 
 
-def watch(result: AsyncResult, interval: float, timeout: float | None) -> bool:
+def watch(
+    result: AsyncResult,
+    interval: float,
+    timeout: float | None,
+    rich: bool = True,
+    return_when: str | None = None,
+) -> bool:
     done = threading.Event()
+
+    def wait() -> None:
+        if result.wait(timeout, return_when):
+            done.set()
+
     result.add_done_callback(lambda _: done.set())
-    return _watch(result, done, interval, timeout)
+    if return_when is not None and not result.wait(0, return_when):  # which also tells of a wrong one
+        threading.Thread(target=wait, name="parallelkit-watch", daemon=True).start()
+    elif return_when is not None:
+        done.set()
+    return (_watch if rich else bar)(result, done, interval, timeout)

@@ -200,6 +200,9 @@ class AsyncMapResult(AsyncResult):
     def __iter__(self) -> Iterator[Any]:
         return MapIterator(self) if self._ordered else UnorderedIterator(self)
 
+    def split(self) -> list[AsyncResult]:
+        raise TypeError(f"{self!r} has no parts that are futures: iterate over it, or submit each item by itself")
+
     def _find(self, index: int) -> tuple[Batch, int] | None:
         """Batch and task of an item; None before it was sent."""
         batches = self._batches

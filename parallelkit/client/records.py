@@ -51,6 +51,10 @@ def task_metadata(
     }
 
 
+def _column(key: str) -> property:
+    return property(lambda records: records[key], doc=f"``{key}`` of :attr:`metadata`: of the one task, or a list.")
+
+
 class TaskRecords:
     """What an :class:`AsyncResult` tells of its tasks besides their values."""
 
@@ -107,20 +111,19 @@ class TaskRecords:
         ids = [arrival.record.engine if arrival and arrival.record.engine >= 0 else None for _, arrival in self._rows()]
         return ids[0] if self._single else ids
 
-    @property
-    def stdout(self) -> Any:
-        """What was printed: a text, or a list with one for each task."""
-        return self["stdout"]
-
-    @property
-    def stderr(self) -> Any:
-        """What was printed to stderr: a text, or a list with one for each task."""
-        return self["stderr"]
-
-    @property
-    def outputs(self) -> Any:
-        """What was displayed: a list of {"data", "metadata"}, or a list of such lists."""
-        return self["outputs"]
+    # Texts, lists of {"data", "metadata"}, and for the last expression of a cell one of these or None.
+    stdout = _column("stdout")
+    stderr = _column("stderr")
+    outputs = _column("outputs")
+    execute_result = _column("execute_result")
+    # Aware datetimes, or None where that has not happened yet.
+    submitted = _column("submitted")
+    started = _column("started")
+    completed = _column("completed")
+    received = _column("received")
+    # A word, and an exception or None.
+    status = _column("status")
+    error = _column("error")
 
     @property
     def missing(self) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 from parallelkit.client import display, threads
 from parallelkit.client.arrivals import Arrival, Failure, Failures, as_item, open_arrival
 from parallelkit.client.link import Call
-from parallelkit.client.output import Output, decode
+from parallelkit.client.listening import Listener, TaskOutput
 from parallelkit.client.records import TaskRecords
 from parallelkit.client.session import Session, patience
 from parallelkit.wire.frames import Buffer, to_ranges
@@ -27,7 +27,7 @@ from parallelkit.wire.messages import OutputRecord, ResultRecord, TaskOptions
 Ready = Callable[[], bool]
 
 
-class AsyncResult(Future[Any], TaskRecords):
+class AsyncResult(Future[Any], TaskRecords, TaskOutput):
     """Comes from a view. ``count`` tasks; the value is the one's result if ``single``, else the list of all.
 
     A ``concurrent.futures.Future``: works with ``wait``, ``as_completed`` and ``asyncio.wrap_future``; can itself be
@@ -71,7 +71,7 @@ class AsyncResult(Future[Any], TaskRecords):
         #: Threads that wait for part of the result.
         self._partial = 0
         self._watchers: list[tuple[Ready, Callable[[], None]]] = []
-        self._listeners: list[Callable[[Output], Any]] = []
+        self._listeners: list[Listener] = []
         self._submitted = time.time()
         self._began = time.monotonic()
 
@@ -99,13 +99,6 @@ class AsyncResult(Future[Any], TaskRecords):
                 self._announce()
         if done:
             self._finish()
-
-    def output(self, record: OutputRecord) -> None:
-        with self._condition:
-            self._output.setdefault(record.seq, []).append(record)
-            listeners = tuple(self._listeners)
-        for listener in listeners:
-            threads.callbacks.run(partial(_deliver, listener, record))
 
     def _announce(self) -> None:
         """Part of it is here: wake those who wait for that part. Called with the condition held."""
@@ -270,10 +263,16 @@ class AsyncResult(Future[Any], TaskRecords):
         with self._condition:
             return self._session.wait(self._condition, self.done, patience(timeout))
 
-    def wait_interactive(self, interval: float = 0.1, timeout: float | None = -1) -> bool:
-        """As :meth:`wait`, and shows how far it is: a live line in a notebook whose extension is loaded, a bar in a
-        terminal that is redrawn each ``interval`` seconds, else one line at the end."""
-        return display.watch(self, interval, patience(timeout))
+    def wait_interactive(
+        self,
+        interval: float = 0.1,
+        timeout: float | None = -1,
+        widget: bool | None = None,
+        return_when: str | None = None,
+    ) -> bool:
+        """As :meth:`wait`, and shows how far it is: a live line in a notebook whose extension is loaded (not with
+        ``widget=False``), a bar in a terminal that is redrawn each ``interval`` seconds, else one line at the end."""
+        return display.watch(self, interval, patience(timeout), widget is not False, return_when)
 
     def _wait_first_exception(self, timeout: float | None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -319,6 +318,15 @@ class AsyncResult(Future[Any], TaskRecords):
             with self._condition:
                 if watcher in self._watchers:
                     self._watchers.remove(watcher)
+
+    def _watch(self, ready: Ready, wake: Callable[[], None]) -> None:
+        """Call ``wake`` once, when ``ready()`` or done, perhaps at once; asks ``ready`` whenever part of it is here.
+        Both are called with the condition held."""
+        with self._condition:
+            if self.done() or ready():
+                wake()
+            else:
+                self._watchers.append((ready, wake))
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._awaited().__await__()
@@ -402,14 +410,39 @@ class AsyncResult(Future[Any], TaskRecords):
         finally:
             del error, self
 
+    def split(self) -> list[AsyncResult]:
+        """A result for each task; a result of one task is its own part. Cancelling a part cancels that task alone.
+
+        Raises:
+            TypeError: it is a map, whose tasks are no more than a way to send its items.
+        """
+        from parallelkit.client.parts import PartResult  # late: it builds upon this module
+
+        return [self] if self._single else [PartResult(self, index) for index in range(self._count)]
+
+    @classmethod
+    def join(cls, *results: AsyncResult) -> AsyncResult:
+        """One result for all tasks, or items, of several: its value is the list of all their values.
+
+        A single one is returned as it is.
+
+        Raises:
+            ValueError: there are none, or they come from different clients.
+        """
+        from parallelkit.client.parts import JoinedResult  # late: it builds upon this module
+
+        if not results:
+            raise ValueError("join() needs at least one result")
+        return results[0] if len(results) == 1 else JoinedResult(results)
+
     # -------------------------------------------------------------------------------------------------- output
 
-    def add_output_callback(self, callback: Callable[[Output], Any]) -> None:
-        """Call back with each piece of output, those that are here already first; on a thread for callbacks."""
-        with self._condition:
-            for record in [record for records in self._output.values() for record in records]:
-                threads.callbacks.run(partial(_deliver, callback, record))
-            self._listeners.append(callback)
+    def wait_for_output(self, timeout: float | None = -1) -> bool:
+        """Wait until all output is here, up to ``timeout`` seconds (None or negative: without limit).
+
+        As :meth:`wait`: a task's output arrives before its result.
+        """
+        return self.wait(timeout)
 
     def display_outputs(self, groupby: str = "type", result_only: bool = False) -> None:
         """Show what the tasks printed and displayed, grouped by ``type`` or ``engine``, or in ``order``."""
@@ -425,10 +458,6 @@ class AsyncResult(Future[Any], TaskRecords):
         silence = self._session.silence()
         text = "waiting" if self._single else f"{self.progress} of {len(self)} done"
         return f"{text}, {silence}" if silence else text
-
-
-def _deliver(callback: Callable[[Output], Any], record: OutputRecord) -> None:
-    callback(decode(record))
 
 
 def _itself(error: Exception) -> Exception:

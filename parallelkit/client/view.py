@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from parallelkit.wire.payload import Function, Reference, dump, dump_function
 
 if TYPE_CHECKING:
     from parallelkit.client.client import Client
+    from parallelkit.client.functions import ParallelFunction, RemoteFunction
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,28 @@ class View:
         """``f`` of each item, on the engines; each kind of view has its own ways."""
         raise NotImplementedError
 
+    def remote(self, block: bool | None = None, **flags: Any) -> Callable[[Callable[..., Any]], RemoteFunction]:
+        """``@view.remote()`` makes calls of a function run here, with these flags besides the view's."""
+        from parallelkit.client.functions import remote  # late: it builds upon this module
+
+        return remote(self, block, **flags)
+
+    def parallel(
+        self, dist: str = "b", block: bool | None = None, **flags: Any
+    ) -> Callable[[Callable[..., Any]], ParallelFunction]:
+        """``@view.parallel()`` makes calls of a function of sequences run here, with a part of each on each engine.
+
+        Its ``map`` is the view's.
+        """
+        from parallelkit.client.functions import parallel  # late: it builds upon this module
+
+        return parallel(self, dist, block, **flags)
+
     def _send(self, call: Call, name: str) -> AsyncResult:
+        raise NotImplementedError
+
+    def _places(self) -> Sequence[TaskOptions]:
+        """Options for one task on each engine, at least one."""
         raise NotImplementedError
 
     # --------------------------------------------------------------------------------------- as the client does
@@ -183,6 +205,10 @@ class View:
     def abort(self, jobs: Any = None) -> int:
         """As :meth:`Client.abort`."""
         return self.client.abort(jobs)
+
+    def get_result(self, jobs: Any = None, block: bool | None = None) -> AsyncResult:
+        """As :meth:`Client.get_result`."""
+        return self.client.get_result(jobs, self.flags.block if block is None else block)
 
     def __repr__(self) -> str:
         flags, plain = self.flags, Flags()

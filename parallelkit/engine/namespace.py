@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from parallelkit.wire.fingerprint import ATOMS, global_names, importable
 from parallelkit.wire.frames import Buffer
 from parallelkit.wire.payload import Reference, load, load_function, may_refer
+from parallelkit.wire.requirements import Requiring
 
 _ABSENT: Any = object()
 _CONTAINERS = frozenset({list, tuple, dict})
@@ -232,6 +233,8 @@ def _parts(obj: Any) -> Iterable[Any]:
         return (obj.__func__,)
     if kind is _LRU_CACHE:
         return (obj.__wrapped__,)
+    if kind is Requiring:
+        return obj.__wrapped__, obj.objects
     if isinstance(obj, type):
         return () if importable(obj) else (*obj.__bases__, *obj.__dict__.values())
     return () if importable(kind) else (kind,)

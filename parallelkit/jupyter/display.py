@@ -159,6 +159,14 @@ class Screen:
             self._cell.show(dict(data), metadata, display_id)
 
 
+class LiveScreen(Screen):
+    """One that nobody refreshes: each piece does."""
+
+    def take(self, piece: Output) -> None:
+        super().take(piece)
+        self.refresh()
+
+
 def show_grouped(pieces: Iterable[Output], screen: Screen, groupby: str) -> None:
     """Show what has come, in groups: by ``type``, by ``engine``, or in the ``order`` in which it came.
 

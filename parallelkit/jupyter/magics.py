@@ -22,7 +22,7 @@ from parallelkit.errors import ParallelKitError
 from parallelkit.jupyter import failures, progress
 from parallelkit.jupyter import options as o
 from parallelkit.jupyter.cell import Cell
-from parallelkit.jupyter.display import Screen, show_grouped
+from parallelkit.jupyter.display import LiveScreen, Screen, show_grouped
 from parallelkit.jupyter.follow import Follower
 
 
@@ -188,7 +188,12 @@ def load(shell: InteractiveShell) -> None:
     ParallelMagics(shell).register()
     failures.install(shell)
     progress.install(shell)
-    client_display.use(_show_outputs, progress.watch)
+    client_display.use(_show_outputs, progress.watch, _live_screen)
+
+
+def _live_screen() -> LiveScreen:
+    """What ``AsyncResult.stream_output`` shows output on, under the cell that runs."""
+    return LiveScreen(Cell(get_ipython()))
 
 
 def _show_outputs(result: AsyncResult, groupby: str, result_only: bool) -> None:

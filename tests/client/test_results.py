@@ -421,7 +421,8 @@ def test_metadata_of_one_task(client):
     assert before <= row["submitted"] <= row["started"] <= row["completed"] <= datetime.now(UTC)
     assert row["submitted"] <= row["received"]
     assert row["error"] is None
-    assert result["status"] == "ok"
+    assert result["status"] == result.status == "ok"
+    assert (result.started, result.error, result.stdout) == (row["started"], None, "")
     assert result.elapsed == result.wall_time >= result.serial_time > 0
     assert result.timedelta(row["submitted"], [row["completed"], row["started"]]) > 0
 

@@ -10,6 +10,7 @@ import pytest
 from parallelkit.engine.namespace import Bound, Namespace, resolve
 from parallelkit.errors import ResultError
 from parallelkit.wire.payload import Reference, dump, dump_function, dump_whole
+from parallelkit.wire.requirements import require
 
 
 @pytest.fixture
@@ -253,3 +254,11 @@ class TestPushAndPull:
             namespace.push({"1 + 1": 2})
         with pytest.raises(NameError):
             namespace.push({"nowhere.x": 2})
+
+
+def test_a_function_with_requirements_finds_what_is_there_too(namespace):
+    namespace.user["scale"] = 10
+    plain = client("def f(x):\n    return scale * x + shift, j.__name__")["f"]
+    function = namespace.load(dump_function(require("json as j", shift=1)(plain)).data)
+    assert function(2) == (21, "json")
+    assert "j" not in namespace.user

@@ -64,6 +64,7 @@ def shown_as_before(monkeypatch):
     """Loading the extension changes how this process shows results; after the test it is as it was."""
     monkeypatch.setattr(display, "_show", display._show)
     monkeypatch.setattr(display, "_watch", display._watch)
+    monkeypatch.setattr(display, "_screen", display._screen)
 
 
 @pytest.fixture

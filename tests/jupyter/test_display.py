@@ -6,6 +6,8 @@ import pytest
 
 from parallelkit.client.output import Output
 from parallelkit.jupyter.display import PERIOD, Screen, show_grouped
+from parallelkit.jupyter.magics import load
+from tests.jupyter.conftest import out
 
 
 class NotedCell:
@@ -176,3 +178,14 @@ def test_grouping(cell, screen, groupby, seen):
 def test_an_unknown_grouping_is_told(screen):
     with pytest.raises(ValueError, match="use one of type, engine, order"):
         show_grouped(MIXED, screen, "colour")
+
+
+def test_stream_output_shows_lines_as_they_are_completed(shell, make_client, capsys):
+    load(shell)
+    client = make_client()
+    client.session.link.play = lambda engine, code: [out("10 %\r20"), out(" %\nrest")]
+    result = client[:].execute("work()")
+    with result.stream_output():
+        assert result.wait(10)
+    shown = capsys.readouterr().out.splitlines()
+    assert sorted(shown) == ["[stdout:0] 20 %", "[stdout:0] rest", "[stdout:1] 20 %", "[stdout:1] rest"]

@@ -305,3 +305,10 @@ def test_the_handler_that_was_there_is_there_again(run):
     before = signal.getsignal(signal.SIGINT)
     run("%px x")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_imports_of_a_cell_run_on_the_engines_too(run, link, shell, client):
+    shell.user_ns["view"] = client[:]
+    assert run("%time 1\nwith view.sync_imports(quiet=True):\n    import json as j").success
+    assert [cell["code"] for _, cell in link.cells] == ["import json as j"] * 2
+    assert shell.user_ns["j"] is json

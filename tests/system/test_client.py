@@ -64,6 +64,59 @@ def test_calls_maps_and_namespaces(rc):
     assert len(set(everyone.apply_sync(os.getpid))) == 2
 
 
+def test_decorated_functions_and_what_is_made_of_their_results(rc):
+    @rc.load_balanced_view().remote()
+    def fibonacci(n):
+        return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+    @rc[:].parallel(block=True)
+    def halves(numbers):
+        return [number / 2 for number in numbers]
+
+    joined = pk.AsyncResult.join(fibonacci(10), rc[:].apply_async(os.getpid), fibonacci.map(range(3)))
+    first, *pids, zero, one, two = joined.get(TIMEOUT)
+    assert (first, zero, one, two) == (55, 0, 1, 1)
+    assert [part.get(TIMEOUT) for part in rc[:].apply_async(os.getpid).split()] == pids
+    assert halves(range(5)) == [0, 0.5, 1, 1.5, 2]
+
+
+def test_earlier_results_by_name_and_broadcast(rc):
+    everywhere = rc.broadcast_view()
+    pids = everywhere.apply_async(os.getpid)
+    assert len(set(rc.get_result().get(TIMEOUT))) == 2
+    assert rc.get_result(pids.msg_ids[1]).get(TIMEOUT) == pids.get(TIMEOUT)[1]
+    assert rc.result_status(pids) == {"pending": [], "completed": pids.msg_ids}
+    assert everywhere.map_sync(abs, range(-3, 0)) == [3, 2, 1]
+
+
+def test_imports_on_real_engines(rc):
+    with rc[:].sync_imports(quiet=True):
+        import json as j
+    assert rc[:]["j.__name__"] == [j.__name__] * 2
+
+
+def test_requirements_are_met_on_the_engine(rc):
+    @rc[0].remote(block=True)
+    @pk.require("json as j", limit=3)
+    def dumped():
+        return j.dumps([limit, scale])  # noqa: F821 - that is the point
+
+    rc[0]["scale"] = 7
+    assert dumped() == "[3, 7]"
+    with pytest.raises(ModuleNotFoundError) as caught:
+        rc[0].apply_sync(pk.require("no_such_module")(abs), 1)
+    assert any("abs requires the module" in note for note in caught.value.__notes__)
+
+
+def test_output_streams_while_a_task_runs(rc, capsys):
+    result = rc[:].execute("print('begins'); import time; time.sleep(0.2); print('ends')")
+    with result.stream_output():
+        result.get(TIMEOUT)
+    assert sorted(capsys.readouterr().out.splitlines()) == [
+        "[stdout:0] begins", "[stdout:0] ends", "[stdout:1] begins", "[stdout:1] ends",
+    ]  # fmt: skip
+
+
 def test_a_name_that_the_client_lacks_is_the_engines(rc):
     rc[0]["scale"] = 3
     assert rc[0].apply_sync(lambda x: x * scale, 4) == 12  # noqa: F821 - that is the point
