@@ -25,6 +25,7 @@ _HOMES = {
     "Reference": "parallelkit.wire.payload",
     "Cluster": "parallelkit.cluster.cluster",
     "connect": "parallelkit.cluster.connect",
+    "Executor": "parallelkit.interop.executor",
     "errors": "parallelkit.errors",
     **dict.fromkeys(
         ("EngineLost", "ParallelKitError", "RemoteError", "RemoteErrors", "TaskCancelled", "TaskError", "TaskTimeout"),
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from parallelkit.errors import TaskCancelled as TaskCancelled
     from parallelkit.errors import TaskError as TaskError
     from parallelkit.errors import TaskTimeout as TaskTimeout
+    from parallelkit.interop.executor import Executor as Executor
     from parallelkit.wire.payload import Reference as Reference
 
 
