@@ -26,6 +26,7 @@ _HOMES = {
     "Cluster": "parallelkit.cluster.cluster",
     "connect": "parallelkit.cluster.connect",
     "Executor": "parallelkit.interop.executor",
+    "Pool": "parallelkit.interop.pool",
     "errors": "parallelkit.errors",
     **dict.fromkeys(
         ("EngineLost", "ParallelKitError", "RemoteError", "RemoteErrors", "TaskCancelled", "TaskError", "TaskTimeout"),
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from parallelkit.errors import TaskError as TaskError
     from parallelkit.errors import TaskTimeout as TaskTimeout
     from parallelkit.interop.executor import Executor as Executor
+    from parallelkit.interop.pool import Pool as Pool
     from parallelkit.wire.payload import Reference as Reference
 
 

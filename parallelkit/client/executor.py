@@ -163,6 +163,13 @@ class TaskQueue:
         """Cancel what has not been sent."""
         self._drop(lambda future: future.cancel())
 
+    def abort(self) -> None:
+        """Cancel what has not been sent, and interrupt what has."""
+        self.cancel()
+        for future in list(self.session.pending):
+            if isinstance(future, TaskFuture) and future._queue is self:
+                future.abort()
+
     def fail(self, error: Callable[[], Exception]) -> None:
         """End what has not been sent with this exception."""
         self._drop(lambda future: future.fail(error()))
@@ -283,7 +290,7 @@ class ViewExecutor(Executor):
         if chunksize == 1:
             return self._results((partial(self.submit, fn, *item) for item in items), deadline, buffersize)
         chunks = iter(lambda: list(islice(items, chunksize)), [])
-        pieces = self._results((partial(self.submit, _call_each, fn, chunk) for chunk in chunks), deadline, buffersize)
+        pieces = self._results((partial(self.submit, call_each, fn, chunk) for chunk in chunks), deadline, buffersize)
         return _flat(pieces)
 
     def _results(
@@ -299,6 +306,11 @@ class ViewExecutor(Executor):
             self._queue.cancel()
         if wait:
             self._queue.wait()
+
+    def abort(self) -> None:
+        """Take no more tasks, cancel those that have not been sent, and interrupt the others."""
+        self.shutdown(wait=False)
+        self._queue.abort()
 
     def _break(self, error: BaseException) -> None:
         if self._broken:
@@ -386,7 +398,8 @@ def _set_up_and_call(
     return fn(*args, **kwargs)
 
 
-def _call_each(fn: Any, chunk: list[tuple[Any, ...]]) -> list[Any]:
+def call_each(fn: Any, chunk: list[tuple[Any, ...]]) -> list[Any]:
+    """``fn`` of each item of a chunk, each a tuple of arguments."""
     return [fn(*item) for item in chunk]
 
 

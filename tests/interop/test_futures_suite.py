@@ -7,6 +7,8 @@ import unittest
 
 import pytest
 
+from tests.interop.suites import run
+
 pytestmark = pytest.mark.system
 
 SUITE = "cpython_futures_suite"
@@ -52,16 +54,6 @@ def executor_type(rc):
         return rc.executor(max_workers=max_workers, **how)
 
     return PkExecutor
-
-
-def run(case):
-    """Run a class of tests; nothing may fail and nothing be skipped. Returns how many there were."""
-    tests = unittest.defaultTestLoader.loadTestsFromTestCase(case)
-    result = unittest.TestResult()
-    tests.run(result)
-    bad = [*result.failures, *result.errors, *result.skipped]
-    assert not bad, "\n\n".join(f"{test}: {text}" for test, text in bad)
-    return result.testsRun
 
 
 @pytest.mark.timeout(300)
