@@ -8,6 +8,7 @@ Locks: a queue's condition guards its counts; nothing is pickled, sent or called
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 import uuid
@@ -417,5 +418,7 @@ def _at_exit() -> None:
         queue.wait()
 
 
+# A forked child has neither the connection nor its thread, and would wait for ever.
+os.register_at_fork(after_in_child=_queues.clear)
 # Ordinary exit handlers come too late: those of ``weakref.finalize`` may have closed the connection by then.
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # private, and what concurrent.futures itself uses

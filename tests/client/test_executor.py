@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures as cf
 import itertools
+import multiprocessing
 import threading
 import weakref
 
@@ -207,3 +208,15 @@ def test_an_executor_that_nobody_holds_still_finishes_its_work(held):
     assert gone() is None
     held.session.link.release()
     assert [future.result(PATIENCE) for future in futures] == [0, 2, 4]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_does_not_wait_at_its_end_for_what_its_parent_submitted(held):
+    ex = held.executor()
+    ex.submit(double, 1)
+    child = multiprocessing.get_context("fork").Process(target=double, args=(1,))
+    child.start()
+    child.join(PATIENCE)
+    code = child.exitcode
+    child.kill()
+    assert code == 0
