@@ -211,7 +211,7 @@ class TaskQueue:
 class ViewExecutor(Executor):
     """Runs functions on the engines of a view, as ``concurrent.futures`` has it; made by ``rc.executor()``.
 
-    ``max_workers`` is how many tasks may be at the engines at a time; None: as many as these have use for.
+    ``max_workers`` is how many tasks may run at a time; None: as many as there are engines.
     ``initializer(*initargs)`` is called in each engine before its first task of this executor. If it fails the executor
     is broken: all its tasks raise :class:`concurrent.futures.BrokenExecutor`.
     Exceptions of pickling are found in the future.
@@ -330,7 +330,11 @@ def _limit(timeout: float | None) -> float | None:
 
 
 def _window(view: LoadBalancedView, max_workers: int | None) -> int:
-    return max_workers or AHEAD * max(1, len(view))
+    engines = max(1, len(view))
+    if max_workers is None:
+        return AHEAD * engines
+    # An engine runs one task at a time anyway; with a second one there it need not wait for the first one's answer.
+    return max_workers if max_workers < engines else max(max_workers, 2 * engines)
 
 
 def _taken(

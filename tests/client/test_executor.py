@@ -92,13 +92,15 @@ def test_shutdown_cancels_the_rest_and_waits_for_callbacks(held):
     assert set(called) == set(futures)
 
 
-def test_no_more_are_sent_than_max_workers(held):
-    ex = held.executor(max_workers=3)
-    futures = [ex.submit(double, i) for i in range(10)]
-    assert ex._max_workers == 3
-    assert held.session.link.count == 3
-    held.session.link.release()
-    assert [future.result(PATIENCE) for future in futures] == [2 * i for i in range(10)]
+@pytest.mark.parametrize(("max_workers", "sent"), [(3, 3), (4, 8), (20, 20), (None, 16)])
+def test_no_more_are_sent_than_may_run_or_keep_the_engines_busy(make_client, max_workers, sent):
+    client = make_client(engines=4, held=True)
+    ex = client.executor(max_workers=max_workers)
+    futures = [ex.submit(double, i) for i in range(50)]
+    assert ex._max_workers == (max_workers or 4)
+    assert client.session.link.count == sent
+    client.session.link.release()
+    assert [future.result(PATIENCE) for future in futures] == [2 * i for i in range(50)]
 
 
 def test_what_cannot_be_pickled_is_found_in_the_future(client):
