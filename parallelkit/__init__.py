@@ -29,6 +29,8 @@ _HOMES = {
     "require": "parallelkit.wire.requirements",
     "Cluster": "parallelkit.cluster.cluster",
     "connect": "parallelkit.cluster.connect",
+    "Executor": "parallelkit.interop.executor",
+    "Pool": "parallelkit.interop.pool",
     "errors": "parallelkit.errors",
     **dict.fromkeys(
         ("EngineLost", "ParallelKitError", "RemoteError", "RemoteErrors", "TaskCancelled", "TaskError", "TaskTimeout"),
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
     from parallelkit.errors import TaskCancelled as TaskCancelled
     from parallelkit.errors import TaskError as TaskError
     from parallelkit.errors import TaskTimeout as TaskTimeout
+    from parallelkit.interop.executor import Executor as Executor
+    from parallelkit.interop.pool import Pool as Pool
     from parallelkit.wire.payload import Reference as Reference
     from parallelkit.wire.requirements import require as require
 

@@ -50,6 +50,8 @@ ONLY_IN = {
     "jupyter_server": ("jupyter/",),
     "nbclient": ("jupyter/",),
     "nbformat": ("jupyter/",),
+    "joblib": ("interop/joblib.py",),
+    "dask": ("interop/dask.py",),
 }
 
 #: The deciding floors do no I/O, start no thread and read no clock.

@@ -20,6 +20,7 @@ from parallelkit.client import recent
 from parallelkit.client.balanced import LoadBalancedView
 from parallelkit.client.broadcast import BroadcastView
 from parallelkit.client.direct import DirectView
+from parallelkit.client.executor import ViewExecutor
 from parallelkit.client.link import Link, connect
 from parallelkit.client.results import AsyncResult
 from parallelkit.client.session import Session, patience
@@ -122,6 +123,10 @@ class Client:
         if targets is not None and targets != "all":
             targets = list(resolve(targets, self.ids))
         return LoadBalancedView(self, targets, **flags)
+
+    def executor(self, targets: Targets = None, **how: Any) -> ViewExecutor:
+        """A ``concurrent.futures.Executor`` on ``targets`` or all engines; ``how`` as for :class:`ViewExecutor`."""
+        return ViewExecutor(self.load_balanced_view(targets), **how)
 
     # -------------------------------------------------------------------------------------------------- waiting
 

@@ -134,6 +134,10 @@ class Link:
         """
         return self._reactor.drive(done, timeout)
 
+    def poke(self) -> None:
+        """Let a thread in :meth:`drive` look whether it is done: something has changed that no message told of."""
+        self._reactor.wake()
+
     def cancel(self, first: int, count: int) -> None:
         """Ask for the end of these tasks; each still gets one result."""
         self._require_open()

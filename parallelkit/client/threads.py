@@ -37,6 +37,17 @@ class Worker:
             else:
                 self._start()
 
+    def drain(self) -> None:
+        """Wait until what was handed over before this has run; at once if called by one of these jobs."""
+        with self._changed:
+            thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return
+        done = threading.Event()
+        self.run(done.set)
+        while not done.wait(IDLE) and self._thread is not None:
+            pass  # None: it could not be started again, because the interpreter is shutting down
+
     def _start(self) -> None:
         thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
         try:

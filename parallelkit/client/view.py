@@ -26,6 +26,7 @@ from parallelkit.wire.payload import Function, Reference, dump, dump_function
 
 if TYPE_CHECKING:
     from parallelkit.client.client import Client
+    from parallelkit.client.executor import ViewExecutor
     from parallelkit.client.functions import ParallelFunction, RemoteFunction
 
 
@@ -181,6 +182,14 @@ class View:
         from parallelkit.client.functions import parallel  # late: it builds upon this module
 
         return parallel(self, dist, block, **flags)
+
+    @property
+    def executor(self) -> ViewExecutor:
+        """A new ``concurrent.futures.Executor``, which runs each task on whichever of the view's engines is free."""
+        from parallelkit.client.executor import ViewExecutor  # late: it sends through views
+
+        flags = {name: getattr(self.flags, name) for name in FLAGS - {"targets", "block"}}
+        return ViewExecutor(self.client.load_balanced_view(self.flags.targets, **flags))
 
     def _send(self, call: Call, name: str) -> AsyncResult:
         raise NotImplementedError

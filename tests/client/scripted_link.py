@@ -171,6 +171,9 @@ class ScriptedLink:
         """Tasks submitted so far."""
         return self._next
 
+    def poke(self):
+        """Nobody drives this link."""
+
     def drive(self, done, timeout):
         """This link is served by its own thread, always."""
         return False
