@@ -22,12 +22,22 @@ _HOMES = {
     "Client": "parallelkit.client.client",
     "DirectView": "parallelkit.client.direct",
     "LoadBalancedView": "parallelkit.client.balanced",
+    "Dependency": "parallelkit.client.dependencies",
     "Reference": "parallelkit.wire.payload",
     "Cluster": "parallelkit.cluster.cluster",
     "connect": "parallelkit.cluster.connect",
     "errors": "parallelkit.errors",
     **dict.fromkeys(
-        ("EngineLost", "ParallelKitError", "RemoteError", "RemoteErrors", "TaskCancelled", "TaskError", "TaskTimeout"),
+        (
+            "EngineLost",
+            "ImpossibleDependency",
+            "ParallelKitError",
+            "RemoteError",
+            "RemoteErrors",
+            "TaskCancelled",
+            "TaskError",
+            "TaskTimeout",
+        ),
         "parallelkit.errors",
     ),
 }
@@ -38,12 +48,14 @@ if TYPE_CHECKING:
     from parallelkit import errors as errors
     from parallelkit.client.balanced import LoadBalancedView as LoadBalancedView
     from parallelkit.client.client import Client as Client
+    from parallelkit.client.dependencies import Dependency as Dependency
     from parallelkit.client.direct import DirectView as DirectView
     from parallelkit.client.mapping import AsyncMapResult as AsyncMapResult
     from parallelkit.client.results import AsyncResult as AsyncResult
     from parallelkit.cluster.cluster import Cluster as Cluster
     from parallelkit.cluster.connect import connect as connect
     from parallelkit.errors import EngineLost as EngineLost
+    from parallelkit.errors import ImpossibleDependency as ImpossibleDependency
     from parallelkit.errors import ParallelKitError as ParallelKitError
     from parallelkit.errors import RemoteError as RemoteError
     from parallelkit.errors import RemoteErrors as RemoteErrors
