@@ -1,4 +1,4 @@
-"""Universes with graphs of tasks: over losses, crashes and new hubs each dependent starts only after what it waits for."""
+"""Universes with graphs of tasks: over losses, crashes and new hubs each starts only after what it waits for."""
 
 from __future__ import annotations
 
