@@ -33,7 +33,8 @@ class Dependency:
     """
 
     def __init__(self, ids: Any, all: bool = True, success: bool = True, failure: bool = False) -> None:
-        self.ids: tuple[AsyncResult | str, ...] = (ids,) if isinstance(ids, AsyncResult | str) else tuple(ids)
+        several = isinstance(ids, Iterable) and not isinstance(ids, AsyncResult | str)
+        self.ids: tuple[AsyncResult | str, ...] = tuple(ids) if several else (ids,)
         self.all = all
         self.success = success
         self.failure = failure

@@ -9,6 +9,7 @@ import pytest
 import parallelkit as pk
 from parallelkit.client import threads
 from parallelkit.client.dependencies import DeferredResult
+from parallelkit.client.needs import FAILURES_REMEMBERED, Failures
 from parallelkit.errors import HubUnreachable, ImpossibleDependency, SerializationError, TaskCancelled
 from parallelkit.wire.messages import Dependency, Outcome, ResultRecord
 from tests.client.scripted_link import ScriptedLink
@@ -76,7 +77,7 @@ def test_each_task_of_a_map_and_of_a_direct_call_waits(held):
 @pytest.mark.parametrize(
     ("value", "error", "text"),
     [
-        (3, TypeError, "not iterable"),
+        (3, TypeError, "3 is nothing to wait for"),
         ([3], TypeError, "nothing to wait for"),
         ("elsewhere-3", ValueError, "no task of this client"),
     ],
@@ -120,6 +121,15 @@ def test_a_call_after_a_map_is_sent_when_the_map_is_here(held):
     assert result.get(TIMEOUT) == 1  # this link knows no dependencies
     (known,) = needs(held).after.known_by
     assert (known.outcome, needs(held).after.dependency.numbers) == (Outcome.ERROR, (-1,))
+
+
+def test_only_so_many_failures_are_remembered():
+    failures = Failures()
+    for seq in range(FAILURES_REMEMBERED + 5):
+        failures.add(ResultRecord(seq, 1, Outcome.ERROR, b"large"))
+    assert failures.forgotten == 4
+    assert failures.ended(5) == ResultRecord(5, 0, Outcome.ERROR, b"")
+    assert failures.ended(FAILURES_REMEMBERED + 5).outcome is Outcome.OK
 
 
 # --------------------------------------------------------------------------------------------------- arguments

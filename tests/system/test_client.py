@@ -85,6 +85,12 @@ def test_a_diamond_of_calls(rc, tmp_path):
     assert log.read_text() in {"abcde", "acbde"}
     with view.temp_flags(follow=left):  # long done, and forgotten at the hub
         assert view.apply_sync(os.getpid) == left.get()
+    with view.temp_flags(after=left.msg_ids):
+        assert view.apply_sync(abs, -1) == 1
+    with view.temp_flags(follow=left.msg_ids), pytest.raises(ValueError, match="use its AsyncResult instead"):
+        view.apply_sync(os.getpid)
+    with view.temp_flags(after=left.msg_ids[0] + "00000"), pytest.raises(ValueError, match="there is no task"):
+        view.apply_sync(os.getpid)
 
 
 def test_a_chain_of_two_thousand(rc):
