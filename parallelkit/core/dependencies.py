@@ -60,12 +60,14 @@ class Condition:
 class Blocked:
     """A task that waits, and for what."""
 
-    __slots__ = ("after", "follow", "task")
+    __slots__ = ("after", "follow", "process", "task")
 
     def __init__(self, task: Task, after: Dependency | None, follow: Dependency | None) -> None:
         self.task = task
         self.after = Condition(after) if after is not None else None
         self.follow = Condition(follow) if follow is not None else None
+        #: Incarnation of the engine to follow to, if the task there has ended under this hub's eyes.
+        self.process = b""
 
     @property
     def conditions(self) -> list[Condition]:
@@ -91,6 +93,8 @@ class Blocked:
                 reason = ended.verdict[1] if ended.verdict is not None else ""
                 why = unmet(task_name(ended.session.id, ended.seq), ended.outcome, reason)
                 return why, self.numbers() | dropped
+            if condition is self.follow and ended.engine is not None:
+                self.process = ended.engine.incarnation
             if condition.left is not left:  # one of "any" was enough
                 dropped |= left
         return "", dropped - self.numbers() if dropped else dropped

@@ -214,9 +214,12 @@ class State:
         target, why = blocked.place()
         if why:
             return [self._conclude(task, UNMET, why, now)]
-        if target >= 0 and target not in self.roster.by_id:
-            follows = "never ran, because the engine of the task that it follows is gone: " if blocked.follow else ""
-            return [self._conclude(task, UNMET if follows else LOST, f"{follows}there is no engine {target}", now)]
+        engine = self.roster.by_id.get(target)
+        if blocked.follow is not None and (engine is None or blocked.process not in (b"", engine.incarnation)):
+            why = f"never ran, because engine {target}, where the task that it follows ran, is gone"
+            return [self._conclude(task, UNMET, why, now)]
+        if target >= 0 and engine is None:
+            return [self._conclude(task, LOST, f"there is no engine {target}", now)]
         task.target = target
         if task.state is TaskState.BLOCKED:
             self._move(task, TaskState.READY, now, "its dependencies are met")

@@ -167,14 +167,17 @@ def test_the_client_may_know_where_it_ran():
     assert assigned(hub.submit(0, follow=on(engines=(1,)))) == {b"engine1": [0]}
 
 
-def test_a_follower_without_the_engine_says_so():
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_follower_without_the_engine_says_so(replaced):
     hub = Hub(engines=2)
     hub.submit(0, 1)
     gone = hub.task(0).engine.incarnation
     hub.submit(2, follow=on(0), after=on(1))
     hub.reply(hub.task(0))
     hub.send(e.EngineGone(gone, "died"))
-    assert "the engine of the task that it follows is gone" in told(hub.reply(hub.task(1)))[2]
+    if replaced:
+        hub.send(e.EngineJoined(b"another process", "host", 1, b"", 0))
+    assert "engine 0, where the task that it follows ran, is gone" in told(hub.reply(hub.task(1)))[2]
 
 
 def test_following_to_several_engines_at_once_is_refused():
