@@ -23,6 +23,7 @@ _HOMES = {
     "Client": "parallelkit.client.client",
     "DirectView": "parallelkit.client.direct",
     "LoadBalancedView": "parallelkit.client.balanced",
+    "Dependency": "parallelkit.client.dependencies",
     "Reference": "parallelkit.wire.payload",
     "parallel": "parallelkit.client.functions",
     "remote": "parallelkit.client.functions",
@@ -33,7 +34,16 @@ _HOMES = {
     "Pool": "parallelkit.interop.pool",
     "errors": "parallelkit.errors",
     **dict.fromkeys(
-        ("EngineLost", "ParallelKitError", "RemoteError", "RemoteErrors", "TaskCancelled", "TaskError", "TaskTimeout"),
+        (
+            "EngineLost",
+            "ImpossibleDependency",
+            "ParallelKitError",
+            "RemoteError",
+            "RemoteErrors",
+            "TaskCancelled",
+            "TaskError",
+            "TaskTimeout",
+        ),
         "parallelkit.errors",
     ),
 }
@@ -45,6 +55,7 @@ if TYPE_CHECKING:
     from parallelkit.client.balanced import LoadBalancedView as LoadBalancedView
     from parallelkit.client.broadcast import BroadcastView as BroadcastView
     from parallelkit.client.client import Client as Client
+    from parallelkit.client.dependencies import Dependency as Dependency
     from parallelkit.client.direct import DirectView as DirectView
     from parallelkit.client.functions import parallel as parallel
     from parallelkit.client.functions import remote as remote
@@ -53,6 +64,7 @@ if TYPE_CHECKING:
     from parallelkit.cluster.cluster import Cluster as Cluster
     from parallelkit.cluster.connect import connect as connect
     from parallelkit.errors import EngineLost as EngineLost
+    from parallelkit.errors import ImpossibleDependency as ImpossibleDependency
     from parallelkit.errors import ParallelKitError as ParallelKitError
     from parallelkit.errors import RemoteError as RemoteError
     from parallelkit.errors import RemoteErrors as RemoteErrors

@@ -20,7 +20,8 @@ ParallelKitError
 │   ├── RemoteError                an exception that cannot be rebuilt here; carries its text
 │   ├── EngineLost                 the engine died or vanished under the task
 │   ├── TaskCancelled              cancelled before it finished (also a CancelledError)
-│   └── TaskTimeout                ran longer than its timeout= (also a TimeoutError)
+│   ├── TaskTimeout                ran longer than its timeout= (also a TimeoutError)
+│   └── ImpossibleDependency       never ran, because of how a task that it depends on has ended
 ├── RemoteErrors                   several of the above at once (an ExceptionGroup)
 └── InternalError                  a bug in parallelkit
 """
@@ -156,6 +157,10 @@ class TaskCancelled(TaskError, CancelledError):
 
 class TaskTimeout(TaskError, TimeoutError):
     """Raised when a task ran longer than its ``timeout=``; it was interrupted."""
+
+
+class ImpossibleDependency(TaskError):
+    """Raised when a task never ran because a dependency did not end as asked for; the text names that and how."""
 
 
 class RemoteErrors(ParallelKitError, ExceptionGroup[Exception]):

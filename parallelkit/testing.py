@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from parallelkit.client.needs import Need, Needs
 from parallelkit.client.service import Cargo, ClientService, TaskEntry
 from parallelkit.core.ledger import Entry
 from parallelkit.core.runqueue import RunQueue
@@ -131,10 +132,13 @@ class ScriptedClient:
         self.service.start()
 
     def submit(self, count: int, options: m.TaskOptions | None = None, function: bytes = b"f" * 16) -> int:
-        """Submit so many calls; returns the number of the first."""
+        """Submit so many calls; returns the number of the first. Dependencies name tasks of this client."""
         ledger = self.service.ledger
         first = ledger.next_seq
-        cargo = Cargo([], Function(function, b"code", "f"))
+        needs = None
+        if options is not None and (options.after is not None or options.follow is not None):
+            needs = Needs(self._need(options.after), self._need(options.follow))
+        cargo = Cargo([], Function(function, b"code", "f"), needs)
         direct = options is not None and options.direct
         fan = len(options.targets) if options is not None and direct else 1
         entries: list[TaskEntry] = [
@@ -153,8 +157,14 @@ class ScriptedClient:
         self.service.send_unsent()
         return first
 
+    def _need(self, dependency: m.Dependency | None) -> Need | None:
+        return None if dependency is None else Need(dependency, (self,) * len(dependency.numbers))
+
     def settle(self, record: m.ResultRecord, frames: Sequence[Buffer]) -> None:
         self.results.setdefault(record.seq, []).append(record)
+
+    def ended(self, seq: int) -> m.ResultRecord | None:
+        return self.results[seq][0] if seq in self.results else None
 
     def output(self, record: m.OutputRecord) -> None:
         """Scripted engines print nothing."""

@@ -10,7 +10,15 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from parallelkit.errors import EngineLost, HubUnreachable, RemoteErrors, ResultError, TaskCancelled, TaskTimeout
+from parallelkit.errors import (
+    EngineLost,
+    HubUnreachable,
+    ImpossibleDependency,
+    RemoteErrors,
+    ResultError,
+    TaskCancelled,
+    TaskTimeout,
+)
 from parallelkit.wire.failures import load_failure
 from parallelkit.wire.frames import Buffer
 from parallelkit.wire.messages import Outcome, ResultRecord
@@ -30,6 +38,7 @@ _TEXT_OUTCOMES = {
     Outcome.TIMEOUT: (TaskTimeout, "ran longer than its timeout"),
     Outcome.LOST: (EngineLost, "was lost with its engine"),
     Outcome.ABANDONED: (HubUnreachable, "was abandoned"),
+    Outcome.UNMET: (ImpossibleDependency, "never ran, because of a dependency"),
 }
 
 

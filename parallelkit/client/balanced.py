@@ -23,9 +23,14 @@ class LoadBalancedView(View):
 
     def _send(self, call: Call, name: str) -> AsyncResult:
         flags = self.flags
+        if flags.after is not None or flags.follow is not None:
+            return self._send_needing(lambda: call, name, flags, self._balanced(flags), label=flags.label)
         result = AsyncResult(self._session, name, label=flags.label)
         result.send((call,), self._balanced(flags))
         return result
+
+    def _shape(self, flags: Flags) -> tuple[TaskOptions, dict[str, Any]]:
+        return self._balanced(flags), {"label": flags.label}
 
     def map_async(
         self,
@@ -62,7 +67,7 @@ class LoadBalancedView(View):
         result = FedMapResult(
             self._session,
             name_of(f),
-            Work(function_of(f), star),
+            Work(function_of(f), star, self._map_needs(flags)),
             items,
             chunks,
             engines,
@@ -99,7 +104,7 @@ class LoadBalancedView(View):
         return LazyMap(
             self._session,
             name_of(f),
-            Work(function_of(f), star),
+            Work(function_of(f), star, self._map_needs(flags)),
             zip(*sources, strict=False) if star else sources[0],
             self._counter(options),
             options,

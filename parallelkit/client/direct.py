@@ -17,7 +17,7 @@ from parallelkit.client.pieces import Work, piece
 from parallelkit.client.reply import execute_reply
 from parallelkit.client.results import AsyncResult
 from parallelkit.client.targets import Targets, is_single, resolve
-from parallelkit.client.view import View, function_of, mapped, name_of, wait_for
+from parallelkit.client.view import Flags, View, function_of, mapped, name_of, wait_for
 from parallelkit.errors import NoSuchEngine
 from parallelkit.wire.messages import Operation, TaskOptions
 from parallelkit.wire.payload import dump
@@ -41,10 +41,19 @@ class DirectView(View):
     ) -> AsyncResult:
         """One call for all targets: its payload leaves this process once."""
         ids, single = self._resolved(targets)
+        flags = self.flags
         options = self._direct(ids, label)
+        if flags.after is not None or flags.follow is not None:
+            how = {"count": len(ids), "single": single, "label": options.label, **how}
+            return self._send_needing(lambda: call, name, flags, options, **how)
         result = AsyncResult(self._session, name, len(ids), single=single, label=options.label, **how)
         result.send((call,), options)
         return result
+
+    def _shape(self, flags: Flags) -> tuple[TaskOptions, dict[str, Any]]:
+        ids, single = self._resolved(None)
+        options = self._direct(ids)
+        return options, {"count": len(ids), "single": single, "label": options.label}
 
     def _resolved(self, targets: Targets) -> tuple[tuple[int, ...], bool]:
         wanted = self.flags.targets if targets is None else targets
@@ -54,7 +63,10 @@ class DirectView(View):
         return ids, is_single(wanted)
 
     def _direct(self, ids: tuple[int, ...], label: str | None = None) -> TaskOptions:
-        return self._task_options(self.flags, ids, True, label)
+        flags = self.flags
+        if flags.follow is not None:
+            raise ValueError("follow= is for load-balanced views; this one names its engines itself: use after=")
+        return self._task_options(flags, ids, True, label)
 
     def _places(self) -> list[TaskOptions]:
         return [self._direct((id,)) for id in self._resolved(None)[0]]
@@ -196,7 +208,9 @@ class DirectView(View):
         parts = split(seq, len(ids), dist)
         result = AsyncResult(self._session, _titled("scatter", [name]), len(ids), single=single, label=label or "")
         calls = [Call(Operation.PUSH, dump({name: _flat(part) if flatten else part})) for part in parts]
+        needs = self._map_needs(self.flags)
         for id, call in zip(ids, calls, strict=True):
+            call.needs = needs
             result.send((call,), self._direct((id,), label))
         return self._answer(result, block)
 
@@ -229,7 +243,7 @@ class DirectView(View):
         """``f`` of each item: the items are cut into one block for each engine, in order."""
         ids, _ = self._resolved(None)
         items, star = freeze(mapped(f, sequences))
-        work = Work(function_of(f), star)
+        work = Work(function_of(f), star, self._map_needs(self.flags))
         parts = [part for part in split(items, len(ids)) if len(part)]
         calls = [piece(work, part) for part in parts]
         result = AsyncMapResult(

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from parallelkit.client.needs import Knows, Needs
 from parallelkit.client.service import Cargo, ClientService, Sink, TaskEntry
 from parallelkit.core.ledger import Entry
 from parallelkit.errors import AuthError, ClusterError, HubUnreachable
@@ -35,6 +36,7 @@ class Call:
     payload: Payload
     function: Function | None = None
     items: int = 1
+    needs: Needs | None = None
 
 
 class Link:
@@ -101,6 +103,23 @@ class Link:
 
     def task_name(self, seq: int) -> str:
         return f"{self.session.hex()[:8]}-{seq}"
+
+    def knows(self, seq: int, *, engine: bool = False) -> Knows:
+        """Who can tell how this task ends; with ``engine`` also where.
+
+        Raises:
+            ValueError: nobody can.
+        """
+        ledger, failures = self._service.ledger, self._service.failures
+        if not 0 <= seq < ledger.next_seq:
+            raise ValueError(f"there is no task {self.task_name(seq)}")
+        entry = ledger.find(seq)
+        if entry is not None:
+            return entry.sink
+        if engine or seq <= failures.forgotten:
+            known = "where it ran" if engine else "how it ended"
+            raise ValueError(f"{self.task_name(seq)} has ended, and {known} is not kept: use its AsyncResult instead")
+        return failures
 
     # -------------------------------------------------------------------------------------------------- work
 
@@ -207,8 +226,10 @@ def _entries(seq: int, call: Call, options: m.TaskOptions, sink: Sink) -> list[T
     payload, frames = pack(call.payload.data, call.payload.buffers)
     function = call.function
     digest = b"" if function is None else function.digest
+    if call.needs is not None:
+        options = call.needs.options(options)
     record = m.TaskRecord(seq, call.operation, digest, payload, len(frames), call.items, options)
-    cargo = Cargo(frames, function)
+    cargo = Cargo(frames, function, call.needs)
     size = len(call.payload.data)
     if frames:
         size += sum(memoryview(buffer).nbytes for buffer in call.payload.buffers)

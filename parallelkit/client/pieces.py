@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from parallelkit.client.arrivals import Arrival, Describe, Failure, open_arrival
 from parallelkit.client.link import Call
+from parallelkit.client.needs import Needs
 from parallelkit.core.chunking import Chunks
 from parallelkit.wire.failures import load_failure
 from parallelkit.wire.frames import Buffer
@@ -25,6 +26,7 @@ class Work(NamedTuple):
 
     function: Function
     star: bool
+    needs: Needs | None = None
 
 
 class Owner(Protocol):
@@ -72,6 +74,10 @@ class Batch:
     def settle(self, record: ResultRecord, frames: Sequence[Buffer]) -> None:
         if self.owner is not None:
             self.owner.landed(self, Arrival(record, frames, time.monotonic()))
+
+    def ended(self, seq: int) -> ResultRecord | None:
+        arrival = self.arrivals.get(seq)
+        return arrival.record if arrival is not None else None
 
     def output(self, record: OutputRecord) -> None:
         if self.owner is not None:
@@ -126,11 +132,12 @@ def piece(work: Work, items: Sequence[Any]) -> Call:
 
 
 def _one(work: Work, item: Any) -> Call:
-    return Call(Operation.CALL, dump((item if work.star else (item,), {}), call=work.function.name), work.function)
+    payload = dump((item if work.star else (item,), {}), call=work.function.name)
+    return Call(Operation.CALL, payload, work.function, 1, work.needs)
 
 
 def _several(work: Work, items: Sequence[Any]) -> Call:
-    return Call(Operation.MAP, dump((work.star, items), call=work.function.name), work.function, len(items))
+    return Call(Operation.MAP, dump((work.star, items), call=work.function.name), work.function, len(items), work.needs)
 
 
 def _weight(payload: Payload) -> int:

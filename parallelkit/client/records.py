@@ -30,7 +30,7 @@ def task_metadata(
     describe: Describe,
 ) -> dict[str, Any]:
     """Keys as in the peer. ``submitted`` and ``received`` are this machine's clock, ``started`` and ``completed``
-    the engine's; all are aware datetimes or None. ``status`` is pending, ok, error, cancelled, timeout or lost."""
+    the engine's; all are aware datetimes or None. ``status`` is pending, ok, error, cancelled, timeout, lost, unmet."""
     record = arrival.record if arrival else None
     started = record.started if record else 0.0
     return {
@@ -76,13 +76,16 @@ class TaskRecords:
     def __getitem__(self, key: Any) -> Any:
         raise NotImplementedError
 
+    def _task_name(self, seq: int) -> str:
+        return self._session.link.task_name(seq) if seq >= 0 else "not sent yet"
+
     def _describe(self, seq: int) -> str:
-        return f"{self._name} ({self._session.link.task_name(seq)})"
+        return f"{self._name} ({self._task_name(seq)})"
 
     @property
     def msg_ids(self) -> list[str]:
         """The names of the tasks."""
-        return [self._session.link.task_name(seq) for seq, _ in self._rows()]
+        return [self._task_name(seq) for seq, _ in self._rows()]
 
     @property
     def metadata(self) -> Any:
@@ -96,7 +99,7 @@ class TaskRecords:
 
     def _record(self, seq: int, arrival: Arrival | None) -> dict[str, Any]:
         return task_metadata(
-            self._session.link.task_name(seq),
+            self._task_name(seq),
             self.label,
             self._submitted,
             self._submitted + arrival.received - self._began if arrival else None,
@@ -128,7 +131,7 @@ class TaskRecords:
     @property
     def missing(self) -> list[str]:
         """Names of the tasks that are not done."""
-        return [self._session.link.task_name(seq) for seq, arrival in self._rows() if arrival is None]
+        return [self._task_name(seq) for seq, arrival in self._rows() if arrival is None]
 
     @property
     def elapsed(self) -> float:

@@ -100,6 +100,34 @@ class AsyncResult(Future[Any], TaskRecords, TaskOutput):
         if done:
             self._finish()
 
+    def ended(self, seq: int) -> ResultRecord | None:
+        arrival = self._arrivals.get(seq)
+        return arrival.record if arrival is not None else None
+
+    @property
+    def session(self) -> Session:
+        """The client's life that it belongs to."""
+        return self._session
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The numbers of its tasks; negative before they have any."""
+        return self._seqs
+
+    def when_done(self, job: Callable[[], None]) -> None:
+        """Call ``job`` once all is here, on whichever thread that finds out; it is quick and takes no lock of ours."""
+        with self._condition:
+            if not self.done():
+                self._watchers.append((self.done, job))
+                return
+        job()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a result stays with its client; as an argument of its own, or directly in a list, tuple or dict that is "
+            "one, it is sent as its value"
+        )
+
     def _announce(self) -> None:
         """Part of it is here: wake those who wait for that part. Called with the condition held."""
         if self._partial:

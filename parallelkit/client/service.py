@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import msgspec
 
 from parallelkit import __version__
+from parallelkit.client.needs import Failures, Needs, settle
 from parallelkit.core.ledger import Entry, Ledger
 from parallelkit.errors import AuthError, ConnectError, HubUnreachable, VersionMismatch
 from parallelkit.transport.base import HUB, Loop, Port
@@ -47,12 +48,17 @@ class Sink(Protocol):
         """A piece of the task's output, before its end."""
         ...
 
+    def ended(self, seq: int) -> m.ResultRecord | None:
+        """How this task ended; None as long as it has not. Any thread."""
+        ...
+
 
 class Cargo(NamedTuple):
     """What goes along with a record."""
 
     frames: list[Buffer]
     function: Function | None
+    needs: Needs | None = None
 
 
 TaskEntry: TypeAlias = Entry[m.TaskRecord, Cargo, Sink]
@@ -82,6 +88,8 @@ class ClientService:
         self._changed = changed
         self.ledger: Ledger[m.TaskRecord, Cargo, Sink] = Ledger()
         self.situation = Situation()
+        #: For those that wait for a task by its name alone.
+        self.failures = Failures()
         #: Digests of the functions that this hub has been sent.
         self._hub_has: set[bytes] = set()
         self._answers: dict[int, Callable[[Any, str], None]] = {}
@@ -137,17 +145,38 @@ class ClientService:
         frames: list[Buffer] = []
         functions: dict[bytes, bytes] = {}
         for entry in entries:
-            records.append(entry.record)
-            cargo = entry.cargo
+            record, cargo = entry.record, entry.cargo
+            if cargo.needs is not None:
+                record, why = settle(record, cargo.needs, self._session)
+                if why:
+                    self._never(record, why)
+                    continue
+            records.append(record)
             if cargo.frames:
                 frames.extend(cargo.frames)
             function = cargo.function
             if function is not None and function.digest not in self._hub_has:
                 functions[function.digest] = function.data
+        if not records:
+            return
         if functions:
             self._remember(functions)
         acknowledged = self.ledger.take_acknowledged()
         self.port.send(HUB, m.Submit(self.situation.epoch, records, functions, acknowledged), frames)
+
+    def _never(self, record: m.TaskRecord, why: str) -> None:
+        """The tasks of this record will not run, because of a dependency that has ended otherwise."""
+        options = record.options
+        count = len(options.targets) if options is not None and options.direct else 1
+        for seq in range(record.seq, record.seq + count):
+            self._settle(m.ResultRecord(seq, 0, m.Outcome.UNMET, why.encode()), ())
+
+    def _settle(self, record: m.ResultRecord, frames: Sequence[Buffer]) -> None:
+        if record.outcome:
+            self.failures.add(record)  # before it leaves the ledger: who looks there first finds it in one of them
+        entry = self.ledger.settle(record.seq)
+        if entry is not None:
+            entry.sink.settle(record, frames)
 
     def _remember(self, digests: Iterable[bytes]) -> None:
         if len(self._hub_has) > FUNCTIONS_REMEMBERED:
@@ -226,6 +255,9 @@ class ClientService:
             if record.frames:
                 mine = frames[position : position + record.frames]
                 position += record.frames
+            if record.outcome:
+                self._settle(record, mine)
+                continue
             entry = self.ledger.settle(record.seq)
             if entry is not None:
                 entry.sink.settle(record, mine)

@@ -1,6 +1,6 @@
-"""Threads for what the I/O thread must not do: users' callbacks, and pickling the next chunks of a map.
+"""Threads for what the I/O thread must not do: users' callbacks, pickling a map's next chunks, calls that had to wait.
 
-Both may block or take long, and then only their own kind waits. A thread starts when there is something to do and
+Each may block or take long, and then only their own kind waits. A thread starts when there is something to do and
 ends when there was nothing for a while.
 """
 
@@ -75,3 +75,5 @@ class Worker:
 callbacks = Worker("parallelkit-callbacks")
 #: Maps that have room for more chunks.
 feeder = Worker("parallelkit-feeder")
+#: Calls whose arguments, or what else they waited for, have arrived.
+deferred = Worker("parallelkit-deferred")

@@ -16,11 +16,22 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
+from parallelkit.client.dependencies import (
+    DeferredResult,
+    Dependency,
+    as_dependency,
+    filled,
+    needs_of,
+    results_in,
+    unnumbered,
+)
 from parallelkit.client.link import Call
 from parallelkit.client.mapping import AsyncMapResult
+from parallelkit.client.needs import Needs
 from parallelkit.client.results import AsyncResult
 from parallelkit.client.session import Session
 from parallelkit.client.targets import Targets
+from parallelkit.errors import SerializationError
 from parallelkit.wire.messages import Operation, TaskOptions
 from parallelkit.wire.payload import Function, Reference, dump, dump_function
 
@@ -41,6 +52,8 @@ class Flags:
     timeout: float | None = None  # that one run may take
     retries: int = 0  # further runs after the function raised
     priority: int = 0  # among this client's tasks; higher first
+    after: Dependency | None = None  # what has to end before; given as results, their msg_ids, or a Dependency
+    follow: Dependency | None = None  # as after, and then on the engine where that ran
     max_attempts: int | None = None  # runs that lost engines may cost; None: as the cluster is set
 
 
@@ -72,6 +85,8 @@ class View:
     timeout = _flag("timeout")
     retries = _flag("retries")
     priority = _flag("priority")
+    after = _flag("after")
+    follow = _flag("follow")
     max_attempts = _flag("max_attempts")
 
     def __init__(self, client: Client, targets: Targets = "all", **flags: Any) -> None:
@@ -130,10 +145,70 @@ class View:
     def apply_async(self, f: Any, /, *args: Any, **kwargs: Any) -> AsyncResult:
         """Call ``f(*args, **kwargs)`` on the engines.
 
+        Results among the arguments, also directly in a list, tuple or dict among them, arrive as their values: the
+        call is sent when these are here, and fails as they did. All of the arguments are read only then.
+
         Raises:
             SerializationError: the function or an argument cannot be sent; says which, and what in it.
         """
-        return self._send(call(f, args, kwargs), name_of(f))
+        try:
+            made = call(f, args, kwargs)
+        except SerializationError:  # only then are the arguments searched: results cannot be pickled
+            waits = results_in(args, kwargs)
+            if not waits:
+                raise
+        else:
+            return self._send(made, name_of(f))
+        function_of(f)  # if it cannot be sent, at once
+        return self._apply_later(f, args, kwargs, waits)
+
+    def _apply_later(
+        self, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any], waits: Sequence[AsyncResult]
+    ) -> AsyncResult:
+        def make() -> Call:
+            return call(f, tuple(map(filled, args)), {key: filled(value) for key, value in kwargs.items()})
+
+        options, shape = self._shape(self.flags)
+        return self._send_needing(make, name_of(f), self.flags, options, waits, **shape)
+
+    def _send_needing(
+        self,
+        make: Callable[[], Call],
+        name: str,
+        flags: Flags,
+        options: TaskOptions,
+        waits: Sequence[AsyncResult] = (),
+        **shape: Any,
+    ) -> AsyncResult:
+        """Send a call with dependencies: now if the hub can wait for them, else when ``waits`` and others are here."""
+        session = self._session
+
+        def needing() -> Call:
+            made = make()
+            made.needs = needs_of(session, flags.after, flags.follow)
+            return made
+
+        waits = [*waits, *unnumbered(session, flags.after, flags.follow)]
+        if waits:
+            deferred = DeferredResult(session, name, **shape)
+            deferred.begin(waits, needing, options)
+            return deferred
+        result = AsyncResult(session, name, **shape)
+        result.send((needing(),), options)
+        return result
+
+    def _map_needs(self, flags: Flags) -> Needs | None:
+        """What each piece of a map waits for."""
+        if flags.after is None and flags.follow is None:
+            return None
+        waits = unnumbered(self._session, flags.after, flags.follow)
+        if waits:
+            raise ValueError(f"a map cannot wait for {waits[0]!r}, only for single calls that have been sent")
+        return needs_of(self._session, flags.after, flags.follow)
+
+    def _shape(self, flags: Flags) -> tuple[TaskOptions, dict[str, Any]]:
+        """Options of one call, and the arguments that its result is made with."""
+        raise NotImplementedError
 
     def apply_sync(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call ``f(*args, **kwargs)`` and wait for the value."""
@@ -236,6 +311,7 @@ def _changed(flags: Flags, changes: Mapping[str, Any]) -> Flags:
     unknown = sorted(set(changes) - FLAGS)
     if unknown:
         raise TypeError(f"a view has no flag {unknown[0]!r}; there are {', '.join(sorted(FLAGS))}")
+    changes = {**changes, **{key: as_dependency(changes[key]) for key in ("after", "follow") if key in changes}}
     changed = replace(flags, **changes)
     if changed.timeout is not None and changed.timeout <= 0:
         raise ValueError(f"timeout={changed.timeout!r}: seconds above 0, or None for no limit")

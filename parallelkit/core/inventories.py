@@ -77,7 +77,7 @@ class Inventories:
         if stage == FINISHED:
             # Not wanted any more, or wanted after all: a result that comes late is still a result.
             return Release if task.state is TaskState.DELIVERED else Resend
-        if task.state is TaskState.READY and task.target in (-1, engine.id):
+        if task.state in (TaskState.READY, TaskState.BLOCKED) and task.target in (-1, engine.id):
             self._state.adopt(task, engine, attempt, now)
             return None
         return Interrupt
@@ -132,7 +132,7 @@ class Inventories:
             for key in [key for key in orphans if key[0] == session.id and key[1] in session.tasks]:
                 attempt, stage = orphans.pop(key)
                 task = session.tasks[key[1]]
-                if task.state is not TaskState.READY:
+                if task.state not in (TaskState.READY, TaskState.BLOCKED):
                     continue
                 self._state.adopt(task, engine, attempt, now)
                 if stage == FINISHED:

@@ -168,6 +168,9 @@ class Scheduler:
         session = task.session
         if task.seq in session.tasks or session.has_acknowledged(task.seq):
             return []  # submitted twice, because the first answer was lost
+        options = task.work.options
+        if options is not None and (options.after is not None or options.follow is not None):
+            return self._state.block(task, now)
         session.tasks[task.seq] = task
         if task.target >= 0 and task.target not in self.roster.by_id:
             return self._state.conclude(task, LOST, f"there is no engine {task.target}", now)
@@ -186,7 +189,7 @@ class Scheduler:
         interrupt: dict[bytes, list[int]] = {}
         wanted = (seq for start, stop in event.tasks for seq in range(start, stop))
         for task in [session.tasks[seq] for seq in wanted if seq in session.tasks]:
-            if task.state is TaskState.READY:
+            if task.state is TaskState.READY or task.state is TaskState.BLOCKED:
                 self._state.leave_queue(task)
                 effects += self._state.conclude(task, CANCELLED, "cancelled before it began", now)
             elif task.state is TaskState.ASSIGNED and task.engine is not None:
@@ -206,6 +209,7 @@ class Scheduler:
         deliver: list[tuple[Ended, object]] = []
         release: list[int] = []
         effects: list[Effect] = []
+        ended: list[Task] = []
         learnt: dict[bytes, list[float]] = {}
         for result in event.results:
             record = result[0]
@@ -216,6 +220,8 @@ class Scheduler:
                 # else its owner is not back yet: the engine keeps it
             elif task.attempt != record.attempt or task.state is not TaskState.ASSIGNED:
                 effects += self._late(task, engine, result, release, deliver, now)
+                if task.state is TaskState.DELIVERED and task.session.graph is not None:
+                    ended.append(task)
             else:
                 self._account(task, engine, record, learnt, now)
                 if record.outcome == ERROR and task.retries > 0 and not task.cancelled:
@@ -223,14 +229,18 @@ class Scheduler:
                     release.append(record.attempt)
                     self._state.requeue(task, now, "raised; to be tried again")
                 else:
-                    self._state.delivered(task, now, "result")
+                    self._state.delivered(task, record.outcome, now, "result")
                     deliver.append(result)
+                    if task.session.graph is not None:
+                        ended.append(task)
         for function, (items, seconds) in learnt.items():
             self._state.placement.durations.learn(function, int(items), seconds)
         if deliver:
             effects.append(Deliver(event.session, deliver))
         if release:
             effects.append(Release(event.incarnation, release))
+        for task in ended:
+            effects += self._state.settle_dependents(task, now)
         return effects
 
     def _account(self, task: Task, engine: Engine, record: Ended, learnt: dict[bytes, list[float]], now: float) -> None:
@@ -260,7 +270,7 @@ class Scheduler:
         if task.state is TaskState.DELIVERED:
             (deliver.append(result) if task.attempt == record.attempt else release.append(record.attempt))
             return []
-        if record.outcome != OK or (task.state is TaskState.READY and task.target >= 0):
+        if record.outcome != OK or (task.state in (TaskState.READY, TaskState.BLOCKED) and task.target >= 0):
             release.append(record.attempt)
             return []
         effects: list[Effect] = []
@@ -268,9 +278,9 @@ class Scheduler:
             self._state.let_go(task.engine, task.attempt, now)
             effects.append(Interrupt(task.engine.incarnation, [task.attempt]))
         else:
-            self._state.leave_queue(task)
+            self._state.leave_queue(task, engine)
         task.attempt, task.engine = record.attempt, engine
-        self._state.delivered(task, now, "late result")
+        self._state.delivered(task, record.outcome, now, "late result")
         deliver.append(result)
         return effects
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+from parallelkit.core.dependencies import Graph
 from parallelkit.core.tasks import Task, TaskState
 
 
@@ -65,13 +66,15 @@ class Lane:
 class Session:
     """One client. ``tasks`` holds all that it has not acknowledged, by number."""
 
-    __slots__ = ("beat", "heard", "id", "inventory", "lanes", "next_seq", "ready", "served", "tasks")
+    __slots__ = ("beat", "graph", "heard", "id", "inventory", "lanes", "next_seq", "ready", "served", "tasks")
 
     def __init__(self, id: bytes, now: float) -> None:
         self.id = id
         self.heard = now
         self.tasks: dict[int, Task] = {}
         self.lanes: dict[tuple[int, ...], Lane] = {}
+        #: The BLOCKED tasks; None as long as there has not been one.
+        self.graph: Graph | None = None
         #: READY tasks in the lanes (direct ones wait at their engine and are not counted).
         self.ready = 0
         #: Seconds of engine time given so far, relative to the other sessions.

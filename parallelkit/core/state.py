@@ -6,9 +6,10 @@ Every move of a task goes through ``_move`` and so through the table in ``tasks.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from parallelkit.core.dependencies import UNMET, Blocked, Graph
 from parallelkit.core.effects import Conclude, Effect, Interrupt, Release, RosterChanged
 from parallelkit.core.placement import Placement
 from parallelkit.core.roster import Engine, Roster
@@ -103,7 +104,7 @@ class State:
 
     def adopt(self, task: Task, engine: Engine, attempt: int, now: float) -> None:
         """It is there already, from before this hub or before the engine was given up."""
-        self.leave_queue(task)
+        self.leave_queue(task, engine)
         task.attempt = attempt
         task.runs = max(task.runs, 1)
         engine.hold(task, now)
@@ -127,8 +128,13 @@ class State:
             engine.lane.append(task)
         self.placement.touch([engine])
 
-    def leave_queue(self, task: Task) -> None:
-        """A READY task will not be assigned by its place in the queue."""
+    def leave_queue(self, task: Task, engine: Engine | None = None) -> None:
+        """A READY or BLOCKED task will not be assigned by its place in the queue; it was found at ``engine``."""
+        if task.state is TaskState.BLOCKED:
+            self._graph(task.session).drop(task.seq)
+            if engine is not None and task.work.options is not None and task.work.options.follow is not None:
+                task.target = engine.id
+            return
         if task.target < 0:
             self.placement.unqueue(task)
             return
@@ -139,23 +145,94 @@ class State:
     def requeue(self, task: Task, now: float, why: str) -> None:
         self._move(task, TaskState.READY, now, why)
         task.engine = None
+        task.outcome = -1
         self.queue(task, first=True)
 
     def assigned(self, task: Task, engine: Engine, now: float, why: str) -> None:
         self._move(task, TaskState.ASSIGNED, now, why)
         task.engine = engine
 
-    def delivered(self, task: Task, now: float, why: str) -> None:
+    def delivered(self, task: Task, outcome: int, now: float, why: str) -> None:
+        """It has ended. Whoever has waited for it is told by :meth:`settle_dependents`."""
         self._move(task, TaskState.DELIVERED, now, why)
+        task.outcome = outcome
         task.since = now
 
     def conclude(self, task: Task, outcome: int, reason: str, now: float) -> list[Effect]:
         """The hub itself ends this task; the owner gets the reason. The caller has taken it out of its queue."""
+        effects: list[Effect] = [self._conclude(task, outcome, reason, now)]
+        if task.session.graph is not None:
+            effects += self.settle_dependents(task, now)
+        return effects
+
+    def _conclude(self, task: Task, outcome: int, reason: str, now: float) -> Effect:
         if task.state is not TaskState.DELIVERED:
-            self.delivered(task, now, reason)
+            self.delivered(task, outcome, now, reason)
         task.since = now
+        task.outcome = outcome
         task.verdict = outcome, reason
-        return [self.verdict(task, outcome, reason)]
+        return self.verdict(task, outcome, reason)
+
+    # ------------------------------------------------------------------------------------------- dependencies
+
+    def block(self, task: Task, now: float) -> list[Effect]:
+        """Take in a task with dependencies; not at all if one of them is not held here: its client asks again."""
+        options, session = task.work.options, task.session
+        blocked = Blocked(task, options.after, options.follow) if options is not None else Blocked(task, None, None)
+        numbers = sorted(blocked.numbers())
+        if not all(number in session.tasks and number < task.seq for number in numbers):
+            return []
+        session.tasks[task.seq] = task
+        for number in numbers:
+            dependency = session.tasks[number]
+            why = blocked.note(dependency)[0] if dependency.outcome >= 0 else ""
+            if why:
+                return [self._conclude(task, UNMET, why, now)]
+        if not blocked.waits:
+            return self._unblock(blocked, now)
+        self._move(task, TaskState.BLOCKED, now, f"waits for {len(blocked.numbers())} tasks")
+        if session.graph is None:
+            session.graph = Graph()
+        session.graph.add(blocked)
+        return []
+
+    def settle_dependents(self, task: Task, now: float) -> list[Effect]:
+        """This one has ended: those that have waited for it go on, or end too, and so on. Its graph exists."""
+        graph = self._graph(task.session)
+        effects: list[Effect] = []
+        ended = deque([task])
+        while ended:
+            for blocked, why in graph.ended(ended.popleft()):
+                effects += [self._conclude(blocked.task, UNMET, why, now)] if why else self._unblock(blocked, now)
+                if blocked.task.state is TaskState.DELIVERED:
+                    ended.append(blocked.task)
+        return effects
+
+    def _unblock(self, blocked: Blocked, now: float) -> list[Effect]:
+        """It waits for nothing any more; it is in no graph and no queue."""
+        task = blocked.task
+        target, why = blocked.place()
+        if why:
+            return [self._conclude(task, UNMET, why, now)]
+        engine = self.roster.by_id.get(target)
+        if blocked.follow is not None and (engine is None or blocked.process not in (b"", engine.incarnation)):
+            why = f"never ran, because engine {target}, where the task that it follows ran, is gone"
+            return [self._conclude(task, UNMET, why, now)]
+        if target >= 0 and engine is None:
+            return [self._conclude(task, LOST, f"there is no engine {target}", now)]
+        task.target = target
+        if task.state is TaskState.BLOCKED:
+            self._move(task, TaskState.READY, now, "its dependencies are met")
+        self.queue(task)
+        return []
+
+    @staticmethod
+    def _graph(session: Session) -> Graph:
+        if session.graph is None:
+            raise InternalError("a blocked task in a session without any")
+        return session.graph
+
+    # ------------------------------------------------------------------------------------------------- the end
 
     def verdict(self, task: Task, outcome: int, reason: str) -> Conclude:
         engine = task.target if task.target >= 0 else -1
@@ -165,12 +242,12 @@ class State:
         """Nobody needs these any more; whoever works on them or holds their results is told."""
         release: dict[bytes, list[int]] = {}
         interrupt: dict[bytes, list[int]] = {}
-        for seq in seqs:
+        for seq in seqs if session.graph is None else self._with_dependents(session.graph, session, seqs):
             task = session.tasks.pop(seq, None)
             if task is None:
                 continue
             engine = task.engine
-            if task.state is TaskState.READY:
+            if task.state is TaskState.READY or task.state is TaskState.BLOCKED:
                 self.leave_queue(task)
             elif task.state is TaskState.ASSIGNED and engine is not None:
                 self.let_go(engine, task.attempt, now)
@@ -182,6 +259,15 @@ class State:
             *(Release(incarnation, attempts) for incarnation, attempts in release.items()),
             *(Interrupt(incarnation, attempts) for incarnation, attempts in interrupt.items()),
         ]
+
+    @staticmethod
+    def _with_dependents(graph: Graph, session: Session, seqs: Iterable[int]) -> Iterator[int]:
+        """These, and all that wait for one of them, whose end is not seen here: see the rule in dependencies.py."""
+        left = deque(seqs)
+        while left:
+            seq = left.popleft()
+            left.extend(graph.waiting_for(seq))
+            yield seq
 
     def enroll(self, session_id: bytes, now: float) -> Session:
         """A client is here, for the first time or again."""
@@ -231,6 +317,7 @@ class State:
             engines=len(self.roster),
             sessions=len(sessions),
             tasks=sum(len(session.tasks) for session in sessions),
-            unassigned=sum(s.ready for s in sessions) + sum(len(engine.lane) for engine in self.roster),
+            unassigned=sum(s.ready + (len(s.graph) if s.graph else 0) for s in sessions)
+            + sum(len(engine.lane) for engine in self.roster),
             orphans=sum(len(orphans) for orphans in self.orphans.values()),
         )

@@ -22,19 +22,38 @@ class TaskState(IntEnum):
     ASSIGNED = 1  # an engine has it, queued or running
     DELIVERED = 2  # its result is on the way to its owner, who has not acknowledged it
     FORGOTTEN = 3  # the owner has the result, or is gone: the hub keeps nothing of it
+    BLOCKED = 4  # waits for other tasks: see dependencies.py
 
     def __str__(self) -> str:
         return self.name.lower()
 
 
 TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
-    TaskState.READY: frozenset({TaskState.ASSIGNED, TaskState.DELIVERED, TaskState.FORGOTTEN}),
+    # to BLOCKED: only when it is admitted, before it has a place in a queue
+    TaskState.READY: frozenset({TaskState.ASSIGNED, TaskState.DELIVERED, TaskState.FORGOTTEN, TaskState.BLOCKED}),
+    # to ASSIGNED: found at an engine, which has it from before this hub; its dependencies were met then
+    TaskState.BLOCKED: frozenset({TaskState.READY, TaskState.ASSIGNED, TaskState.DELIVERED, TaskState.FORGOTTEN}),
     # back to READY: given back unstarted, its engine lost, or a retry after an error
     TaskState.ASSIGNED: frozenset({TaskState.READY, TaskState.DELIVERED, TaskState.FORGOTTEN}),
     # back to READY: the engine died that alone held the result, before the owner had it
     TaskState.DELIVERED: frozenset({TaskState.FORGOTTEN, TaskState.READY}),
     TaskState.FORGOTTEN: frozenset(),
 }
+
+
+class Dependency(Protocol):
+    """What a task waits for; see ``wire.messages.Dependency`` for the meaning of each."""
+
+    @property
+    def numbers(self) -> Sequence[int]: ...
+    @property
+    def all(self) -> bool: ...
+    @property
+    def success(self) -> bool: ...
+    @property
+    def failure(self) -> bool: ...
+    @property
+    def engines(self) -> Sequence[int]: ...
 
 
 class Options(Protocol):
@@ -50,6 +69,10 @@ class Options(Protocol):
     def retries(self) -> int: ...
     @property
     def max_attempts(self) -> int: ...
+    @property
+    def after(self) -> Dependency | None: ...
+    @property
+    def follow(self) -> Dependency | None: ...
 
 
 class Work(Protocol):
@@ -80,7 +103,7 @@ class Task:
     """One task at the hub. Its payload is ``work`` and ``cargo``, which the core carries and never opens."""
 
     __slots__ = (
-        "attempt", "cancelled", "cargo", "engine", "estimate", "number", "retries", "runs",
+        "attempt", "cancelled", "cargo", "engine", "estimate", "number", "outcome", "retries", "runs",
         "seq", "session", "since", "state", "target", "ticket", "verdict", "work",
     )  # fmt: skip
 
@@ -89,7 +112,7 @@ class Task:
         self.seq = seq
         self.work = work
         self.cargo = cargo
-        #: For a direct task: the one engine id it is for. -1: any that its options allow.
+        #: For a direct task, or one that follows another: the one engine id it is for. -1: any that its options allow.
         self.target = target
         self.state = TaskState.READY
         #: Who has it, or held its result.
@@ -108,6 +131,8 @@ class Task:
         self.cancelled = False
         #: Number of its last place in a queue.
         self.ticket = 0
+        #: How it ended, while it is DELIVERED; else -1.
+        self.outcome = -1
         #: (outcome, reason) when the hub itself ended it.
         self.verdict: tuple[int, str] | None = None
 

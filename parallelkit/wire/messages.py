@@ -43,6 +43,7 @@ class Outcome(IntEnum):
     TIMEOUT = 3
     LOST = 4  # its engine died, and it may not run again
     ABANDONED = 5  # the client was closed or its cluster ended; made at the client, never sent
+    UNMET = 6  # it never ran, because of how a task that it depends on has ended
 
 
 class Stream(IntEnum):
@@ -59,6 +60,21 @@ class _Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     pass
 
 
+class Dependency(_Record, frozen=True):
+    """Tasks of the same session, submitted before, whose ends a task waits for.
+
+    An end counts if it is a success and ``success`` is set, or anything else and ``failure`` is. With ``all`` each must
+    count, else one is enough. The client sends only numbers that are outstanding: what is settled it leaves out, and
+    puts the engines where those ran that count into ``engines``.
+    """
+
+    numbers: tuple[int, ...]
+    all: bool = True
+    success: bool = True
+    failure: bool = False
+    engines: tuple[int, ...] = ()
+
+
 class TaskOptions(_Record, frozen=True):
     """What a task asks of the scheduler. One object is shared by all tasks of a call."""
 
@@ -69,6 +85,8 @@ class TaskOptions(_Record, frozen=True):
     max_attempts: int = 4  # runs that lost engines may cost
     timeout: float | None = None  # seconds that one run may take
     label: str = ""
+    after: Dependency | None = None  # runs only when this is met
+    follow: Dependency | None = None  # as after, and on the engine where those ran
 
 
 class TaskRecord(_Record, frozen=True):

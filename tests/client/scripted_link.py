@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 
+from parallelkit.client.needs import Failures
 from parallelkit.engine.coroutines import Coroutines
 from parallelkit.engine.functions import Function
 from parallelkit.engine.namespace import Namespace
@@ -126,6 +127,10 @@ class ScriptedLink:
     def request(self, make, timeout=None):
         self.requests.append(make(len(self.requests) + 1))
         return self.answers.popleft()
+
+    def knows(self, seq, *, engine=False):
+        with self._condition:
+            return next((task.sink for task in self._queue if task.seq == seq), Failures())
 
     def task_name(self, seq):
         return f"{self.session.hex()[:8]}-{seq}"

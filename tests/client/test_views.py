@@ -83,7 +83,7 @@ def test_flags_become_options_of_the_tasks(client):
 
 def test_flags_are_checked(client):
     view = client.load_balanced_view()
-    with pytest.raises(TypeError, match="no flag 'blok'; there are block"):
+    with pytest.raises(TypeError, match="no flag 'blok'; there are after, block"):
         view.set_flags(blok=True)
     with pytest.raises(AttributeError):
         view.blok = True

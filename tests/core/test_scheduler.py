@@ -17,12 +17,23 @@ CLIENT = b"client"
 
 
 @dataclass(frozen=True)
+class Dependency:
+    numbers: tuple[int, ...]
+    all: bool = True
+    success: bool = True
+    failure: bool = False
+    engines: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Options:
     targets: tuple[int, ...] = ()
     direct: bool = False
     priority: int = 0
     retries: int = 0
     max_attempts: int = 4
+    after: Dependency | None = None
+    follow: Dependency | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from parallelkit.core import effects as f
 from parallelkit.core import events as e
 from parallelkit.core.scheduler import Scheduler
-from tests.core.test_scheduler import Options, Result, Work
+from tests.core.test_scheduler import Dependency, Options, Result, Work
 
 CLIENTS = (b"one", b"two")
 
@@ -33,7 +33,8 @@ class Walk(RuleBasedStateMachine):
         self.held: dict[bytes, dict[int, Attempt]] = {}
         self.next_seq = dict.fromkeys(CLIENTS, 0)
         self.delivered: dict[tuple[bytes, int], int] = {}
-        self.begun: dict[tuple[bytes, int], int] = {}
+        self.outcomes: dict[tuple[bytes, int], int] = {}
+        self.needs: dict[tuple[bytes, int], Dependency] = {}
         self.number = 0
         self.engines = 0
         for client in CLIENTS:
@@ -47,12 +48,13 @@ class Walk(RuleBasedStateMachine):
         match effect:
             case f.Assign(engine, tasks):
                 for task in tasks:
+                    self.may_start(task.session.id, task.seq)
                     self.held[engine.incarnation][task.attempt] = Attempt(task.session.id, task.seq, task.attempt)
             case f.Deliver(session, results):
                 for record, _ in results:
-                    self.deliver(session, record.seq)
-            case f.Conclude(session, seq):
-                self.deliver(session, seq)
+                    self.deliver(session, record.seq, record.outcome)
+            case f.Conclude(session, seq, outcome):
+                self.deliver(session, seq, outcome)
             case f.Recall(incarnation, attempts):
                 back = [a for a in list(attempts) if self.held[incarnation].pop(a, None)]
                 self.send(e.Returned(incarnation, back))
@@ -61,8 +63,17 @@ class Walk(RuleBasedStateMachine):
                     if incarnation in self.held and attempt in self.held[incarnation]:
                         self.reply(incarnation, attempt, outcome=2)
 
-    def deliver(self, session: bytes, seq: int) -> None:
+    def may_start(self, session: bytes, seq: int) -> None:
+        need = self.needs.get((session, seq))
+        if need is None:
+            return
+        ends = [self.outcomes.get((session, number)) for number in need.numbers]
+        counts = [end is not None and (need.success if end == 0 else need.failure) for end in ends]
+        assert all(counts) if need.all else any(counts), f"{seq} starts after {need}, which ended {ends}"
+
+    def deliver(self, session: bytes, seq: int, outcome: int) -> None:
         key = session, seq
+        self.outcomes[key] = outcome
         self.delivered[key] = self.delivered.get(key, 0) + 1
         assert self.delivered[key] == 1, f"{key} was delivered twice"
 
@@ -80,6 +91,24 @@ class Walk(RuleBasedStateMachine):
         self.next_seq[client] += count * fan
         work = Work(function=function, options=options)
         self.send(e.Submitted(client, [(first + n * fan, work, "cargo") for n in range(count)]))
+
+    @precondition(lambda self: any(self.next_seq.values()))
+    @rule(data=st.data(), all=st.booleans(), counts=st.sampled_from([(True, False), (False, True), (True, True)]),
+          kind=st.sampled_from(["after", "follow"]), direct=st.booleans())  # fmt: skip
+    def submit_dependents(self, data, all, counts, kind, direct):
+        """As a client does it: only what is outstanding is named."""
+        client = data.draw(st.sampled_from([client for client, count in self.next_seq.items() if count]))
+        for _ in range(data.draw(st.integers(1, 4))):
+            waiting = [n for n in range(self.next_seq[client]) if (client, n) not in self.delivered]
+            if not waiting:
+                return
+            numbers = data.draw(st.lists(st.sampled_from(waiting), min_size=1, max_size=4, unique=True))
+            need = Dependency(tuple(numbers), all, *counts)
+            targets = {"targets": (0,), "direct": True} if direct and kind == "after" else {}
+            seq = self.next_seq[client]
+            self.next_seq[client] += 1
+            self.needs[client, seq] = need
+            self.send(e.Submitted(client, [(seq, Work(options=Options(**{kind: need}, **targets)), "cargo")]))
 
     @rule()
     def engine_joins(self):
@@ -135,6 +164,11 @@ class Walk(RuleBasedStateMachine):
                     self.reply(incarnation, attempt, 0)
         targeted = {key for key, task in self.tasks() if task.targets}
         missing = {(c, n) for c in CLIENTS for n in range(self.next_seq[c])} - set(self.delivered)
+        for client, seq in sorted(missing):  # what waits for one that waits for its engines does so too
+            if (client, seq) in self.needs and targeted.intersection(
+                (client, n) for n in self.needs[client, seq].numbers
+            ):
+                targeted.add((client, seq))
         assert missing <= targeted, f"never ended: {missing - targeted}"
 
     def tasks(self):

@@ -117,6 +117,81 @@ def test_output_streams_while_a_task_runs(rc, capsys):
     ]  # fmt: skip
 
 
+def test_a_diamond_of_calls(rc, tmp_path):
+    view = rc.load_balanced_view()
+    log = tmp_path / "log"
+
+    def step(name, seconds=0.05):
+        time.sleep(seconds)
+        with log.open("a") as file:
+            file.write(name)
+        return os.getpid()
+
+    top = view.apply_async(step, "a", 0.3)
+    with view.temp_flags(after=top):
+        left, right = view.apply_async(step, "b"), view.apply_async(step, "c")
+    with view.temp_flags(after=[left, right]):
+        bottom = view.apply_async(step, "d")
+    with view.temp_flags(follow=left, after=bottom):
+        beside = view.apply_async(step, "e")
+    assert beside.get(TIMEOUT) == left.get(TIMEOUT)
+    assert log.read_text() in {"abcde", "acbde"}
+    with view.temp_flags(follow=left):  # long done, and forgotten at the hub
+        assert view.apply_sync(os.getpid) == left.get()
+    with view.temp_flags(after=left.msg_ids):
+        assert view.apply_sync(abs, -1) == 1
+    with view.temp_flags(follow=left.msg_ids), pytest.raises(ValueError, match="use its AsyncResult instead"):
+        view.apply_sync(os.getpid)
+    with view.temp_flags(after=left.msg_ids[0] + "00000"), pytest.raises(ValueError, match="there is no task"):
+        view.apply_sync(os.getpid)
+
+
+def test_a_chain_of_two_thousand(rc):
+    view = rc.load_balanced_view()
+    count = 2000
+    result = view.apply_async(time.sleep, 0.2)
+    results = [result]
+    for _ in range(count):
+        with view.temp_flags(after=results[-1]):
+            results.append(view.apply_async(time.monotonic))
+    assert rc.wait(results, timeout=TIMEOUT)
+    times = [result.get() for result in results[1:]]
+    assert times == sorted(times)  # engines of one machine share this clock
+    values = view.apply_async(int)
+    for _ in range(50):
+        values = view.apply_async(lambda x: x + 1, values)
+    assert values.get(TIMEOUT) == 50
+
+
+def test_a_failure_ends_what_depends_on_it_and_is_named(rc):
+    view = rc.load_balanced_view()
+
+    def broken(seconds):
+        time.sleep(seconds)
+        raise KeyError("spam")
+
+    for seconds in (0.0, 0.3):  # it has failed before, or fails after the others are sent
+        first = view.apply_async(broken, seconds)
+        if not seconds:
+            first.wait(TIMEOUT)
+        with view.temp_flags(after=first):
+            second = view.apply_async(os.getpid)
+        with view.temp_flags(after=second):
+            third = view.apply_async(os.getpid)
+        with view.temp_flags(after=pk.Dependency([first, second], success=False, failure=True)):
+            rescue = view.apply_async(lambda: "rescued")
+        name = first.msg_ids[0]
+        with pytest.raises(pk.ImpossibleDependency, match=f"its dependency {name} raised an exception"):
+            second.get(TIMEOUT)
+        with pytest.raises(pk.ImpossibleDependency, match=f"{name} raised an exception .by way of {second.msg_ids[0]}"):
+            third.get(TIMEOUT)
+        assert rescue.get(TIMEOUT) == "rescued"
+        with view.temp_flags(after=first.msg_ids), pytest.raises(pk.ImpossibleDependency, match=name):
+            view.apply_sync(os.getpid)
+        with pytest.raises(KeyError, match="spam"):
+            view.apply_sync(os.path.join, "a", first)
+
+
 def test_a_name_that_the_client_lacks_is_the_engines(rc):
     rc[0]["scale"] = 3
     assert rc[0].apply_sync(lambda x: x * scale, 4) == 12  # noqa: F821 - that is the point
