@@ -1,4 +1,4 @@
-"""A cluster for the suites of others, and where their files come from."""
+"""A cluster for the suites of others, and where their files come from; nothing of it outlives this package."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def fetch_debian(package, folder):
     return folder / "root"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def suites(tmp_path_factory):
     """A folder for modules of tests, importable here and on the engines."""
     folder = tmp_path_factory.mktemp("suites")
@@ -45,7 +45,7 @@ def suites(tmp_path_factory):
         yield folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(suites):
     """One cluster for all suites."""
     folder = tempfile.mkdtemp(prefix="pk-")
